@@ -1,0 +1,1 @@
+"""Hold the catalogue of attention kinds, one folder per kind."""

@@ -1,0 +1,1 @@
+"""Provide CBAM, the convolutional block attention module."""

@@ -1,0 +1,171 @@
+"""Metadata of an engine: one JSON document, strict and bounded, stored inside the backend's native artefact."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from trtdeploy.core.errors import EngineError
+from trtdeploy.core.types import BatchRange, Precision, Size, SizeRange
+
+FORMAT_VERSION = 1
+METADATA_KEY = "trtdeploy"
+"""Key of the JSON string in an ONNX engine's `metadata_props`."""
+MAX_METADATA_BYTES = 1 << 20
+
+Text = Annotated[str, msgspec.Meta(max_length=65536)]
+ShortText = Annotated[str, msgspec.Meta(max_length=512)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+SizePair = tuple[Positive, Positive]
+InputKind = Literal["canvas", "frames"]
+
+
+class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the metadata structs."""
+
+
+class TensorInfo(_Strict):
+    """Name, dtype and shape of an engine input or output; a string in `shape` is a dynamic dimension."""
+
+    name: ShortText
+    dtype: ShortText
+    shape: Annotated[list[int | ShortText], msgspec.Meta(max_length=16)]
+
+
+class NmsInfo(_Strict):
+    """How candidates become detections inside the engine.
+
+    Attributes:
+        method: `fixpoint`, `loop`, `topk`, `model` (the model carried its own NMS) or `none` (raw outputs).
+        conf: Score threshold; a detection's score is above it.
+        iou: IoU above which the weaker box is suppressed.
+        max_det: M, the fixed number of output slots per image.
+        candidates: Boxes that enter NMS per image, the best by score.
+        steps: Fixpoint steps, 0 for the other methods.
+    """
+
+    method: Literal["fixpoint", "loop", "topk", "model", "none"]
+    conf: float = 0.25
+    iou: float = 0.7
+    max_det: Positive = 300
+    candidates: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 0
+    steps: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 0
+    class_agnostic: bool = False
+    multi_label: bool = False
+
+
+class PassInfo(_Strict):
+    """What one graph pass did to the model; see `trtdeploy.core.types.PassReport`."""
+
+    name: ShortText
+    stage: ShortText
+    changes: Annotated[list[Text], msgspec.Meta(max_length=4096)] = []
+    refusals: Annotated[list[Text], msgspec.Meta(max_length=4096)] = []
+
+
+class SourceInfo(_Strict):
+    """The ONNX model that the engine was built from."""
+
+    name: ShortText
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    opset: Positive
+    producer: ShortText = ""
+
+
+class EngineInfo(_Strict):
+    """Everything known about an engine without running it.
+
+    Attributes:
+        backend: Name of the backend that built it: `onnxruntime`, `openvino`, ...
+        precision: What the user asked for.
+        precision_note: What that means on this backend, in a sentence.
+        input_kind: `canvas`: `[B,H,W,3]` uint8 BGR, letterboxed by the host to a network size; boxes come in canvas
+            pixels. `frames`: `[B,H,W,3]` uint8 BGR of any size; the letterbox is in the graph, boxes in frame pixels.
+        fit: How the frame is laid out on the canvas; see `trtdeploy.core.preprocess.Preprocess`.
+        inputs, outputs: The engine's tensors.
+        batch_min, batch_opt, batch_max: Allowed batch sizes.
+        size_min, size_opt, size_max: Allowed network sizes `(height, width)`, multiples of `stride`.
+        head: Name of the recognised detector head.
+        class_names: Class names by index; may be empty when the model does not name them.
+        versions: Versions of trtdeploy and of the libraries that built it.
+        gate: `passed`, `failed`, or `ungated` followed by the reason.
+    """
+
+    format: Annotated[int, msgspec.Meta(ge=1, le=1000)] = FORMAT_VERSION
+    backend: ShortText
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    precision_note: Text = ""
+    input_kind: InputKind
+    fit: Literal["center", "top-left", "stretch"] = "center"
+    inputs: Annotated[list[TensorInfo], msgspec.Meta(min_length=1, max_length=64)]
+    outputs: Annotated[list[TensorInfo], msgspec.Meta(min_length=1, max_length=256)]
+    batch_min: Positive
+    batch_opt: Positive
+    batch_max: Positive
+    size_min: SizePair
+    size_opt: SizePair
+    size_max: SizePair
+    stride: Positive
+    head: ShortText
+    class_names: Annotated[list[ShortText], msgspec.Meta(max_length=65536)] = []
+    nms: NmsInfo
+    passes: Annotated[list[PassInfo], msgspec.Meta(max_length=256)] = []
+    source: SourceInfo
+    versions: Annotated[dict[ShortText, ShortText], msgspec.Meta(max_length=64)] = {}
+    gate: Text = "ungated"
+
+    @property
+    def sizes(self) -> SizeRange:
+        return SizeRange(Size(*self.size_min), Size(*self.size_opt), Size(*self.size_max))
+
+    @property
+    def batches(self) -> BatchRange:
+        return BatchRange(self.batch_min, self.batch_opt, self.batch_max)
+
+    def class_name(self, index: int) -> str:
+        """Return the name of class `index`, or `class<index>` when the model does not name it."""
+        return self.class_names[index] if 0 <= index < len(self.class_names) else f"class{index}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the metadata as plain JSON types."""
+        result: dict[str, Any] = msgspec.to_builtins(self)
+        return result
+
+
+def encode_info(info: EngineInfo) -> str:
+    """Return `info` as the JSON string that goes into the engine file.
+
+    Raises:
+        EngineError: The document is larger than `MAX_METADATA_BYTES`.
+    """
+    data = msgspec.json.encode(info)
+    if len(data) > MAX_METADATA_BYTES:
+        raise EngineError(f"Engine metadata has {len(data)} bytes; at most {MAX_METADATA_BYTES} are allowed.")
+    return data.decode()
+
+
+def decode_info(text: str | bytes, origin: str) -> EngineInfo:
+    """Parse engine metadata strictly.
+
+    Args:
+        text: The JSON document.
+        origin: Path of the engine, for error messages.
+
+    Raises:
+        EngineError: Too large, not JSON, of an unknown format version, or a field is missing, unknown or out of bounds.
+    """
+    data = text.encode() if isinstance(text, str) else text
+    if len(data) > MAX_METADATA_BYTES:
+        raise EngineError(f"{origin}: engine metadata has {len(data)} bytes; at most {MAX_METADATA_BYTES} are read.")
+    try:
+        info = msgspec.json.decode(data, type=EngineInfo)
+        if info.format != FORMAT_VERSION:
+            raise EngineError(
+                f"{origin}: engine metadata has format {info.format}; this trtdeploy reads {FORMAT_VERSION}. "
+                "Rebuild the engine with this version."
+            )
+        _ = info.sizes, info.batches, Precision(info.precision)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise EngineError(f"{origin}: engine metadata is not valid: {error}. Rebuild the engine.") from error
+    return info

@@ -1,0 +1,1 @@
+"""Carry the demo model as package data."""

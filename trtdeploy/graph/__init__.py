@@ -1,0 +1,1 @@
+"""Graph passes: ONNX in, portable ONNX out, each with a report."""

@@ -1,0 +1,1 @@
+"""Provide a small YOLO family in torch."""

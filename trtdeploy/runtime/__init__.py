@@ -1,0 +1,1 @@
+"""The runtime: sources, batcher, slots, sinks and the pipeline that joins them."""

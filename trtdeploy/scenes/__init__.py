@@ -1,0 +1,1 @@
+"""Draw synthetic scenes with exact labels, as video sources and training data."""
