@@ -25,7 +25,7 @@ class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Base of the metadata structs."""
 
 
-class TensorInfo(_Strict):
+class TensorInfo(_Strict, frozen=True, kw_only=True):
     """Name, dtype and shape of an engine input or output; a string in `shape` is a dynamic dimension."""
 
     name: ShortText
@@ -33,7 +33,7 @@ class TensorInfo(_Strict):
     shape: Annotated[list[int | ShortText], msgspec.Meta(max_length=16)]
 
 
-class NmsInfo(_Strict):
+class NmsInfo(_Strict, frozen=True, kw_only=True):
     """How candidates become detections inside the engine.
 
     Attributes:
@@ -55,7 +55,7 @@ class NmsInfo(_Strict):
     multi_label: bool = False
 
 
-class PassInfo(_Strict):
+class PassInfo(_Strict, frozen=True, kw_only=True):
     """What one graph pass did to the model; see `trtdeploy.core.types.PassReport`."""
 
     name: ShortText
@@ -64,7 +64,7 @@ class PassInfo(_Strict):
     refusals: Annotated[list[Text], msgspec.Meta(max_length=4096)] = []
 
 
-class SourceInfo(_Strict):
+class SourceInfo(_Strict, frozen=True, kw_only=True):
     """The ONNX model that the engine was built from."""
 
     name: ShortText
@@ -73,7 +73,7 @@ class SourceInfo(_Strict):
     producer: ShortText = ""
 
 
-class EngineInfo(_Strict):
+class EngineInfo(_Strict, frozen=True, kw_only=True):
     """Everything known about an engine without running it.
 
     Attributes:

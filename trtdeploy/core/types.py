@@ -53,9 +53,7 @@ class SizeRange:
             if size.height < 1 or size.width < 1:
                 raise UsageError(f"Image size {size} is not positive. Expected heights and widths of 1 or more.")
         if not (self.min.fits(self.opt) and self.opt.fits(self.max)):
-            raise UsageError(
-                f"Image sizes {self} are not in order. Expected min <= opt <= max in height and in width."
-            )
+            raise UsageError(f"Image sizes {self} are not in order. Expected min <= opt <= max in height and in width.")
 
     @classmethod
     def fixed(cls, size: Size) -> SizeRange:
