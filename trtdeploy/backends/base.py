@@ -6,6 +6,7 @@ A backend is one module with one class. `Backend.build` turns a finished ONNX mo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
     from numpy.typing import NDArray
+
+Progress = Callable[[float, str], None]
+"""Called with the fraction done, 0 to 1, and what is being done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,15 +97,17 @@ class Backend(Protocol):
     def availability(self) -> Availability:
         """Return whether the backend is usable here. Imports nothing heavy, never raises."""
 
-    def build(self, model: ir.Model, info: EngineInfo, target: Path) -> None:
+    def build(self, model: ir.Model, info: EngineInfo, target: Path, progress: Progress | None = None) -> None:
         """Write an engine file at `target` atomically: a whole file or none.
 
         Args:
-            model: The finished model: `canvas` or `frames` in, detections out.
+            model: The finished model: `canvas` or `frames` in, detections out. May be changed.
             info: Its metadata; `precision` says what to build.
             target: Path of the engine file.
+            progress: Called in this thread as the build goes on.
 
         Raises:
+            UsageError: The backend cannot build this precision.
             BuildError: The library refused the model or crashed.
             SinkError: The file could not be written.
         """
