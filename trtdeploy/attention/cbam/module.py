@@ -1,5 +1,7 @@
 """Implement CBAM in torch."""
 
+# mypy: allow-subclassing-any
+
 from __future__ import annotations
 
 import torch
@@ -29,9 +31,7 @@ class CBAM(nn.Module):
             raise ValueError(f"CBAM: kernel_size must be odd, got {kernel_size}.")
         hidden = max(1, channels // reduction)
         self.mlp = nn.Sequential(
-            nn.Conv2d(channels, hidden, 1, bias=False),
-            nn.ReLU(),
-            nn.Conv2d(hidden, channels, 1, bias=False),
+            nn.Conv2d(channels, hidden, 1, bias=False), nn.ReLU(), nn.Conv2d(hidden, channels, 1, bias=False)
         )
         self.spatial = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
 

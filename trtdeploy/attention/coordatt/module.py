@@ -1,5 +1,7 @@
 """Implement coordinate attention in torch."""
 
+# mypy: allow-subclassing-any
+
 from __future__ import annotations
 
 import torch
