@@ -24,6 +24,7 @@ class StreamInfo:
         fps: Nominal frame rate, None when unknown.
         frames: Number of frames, None when unknown or endless.
         height, width: Size of the first frame; later frames may differ.
+        items: Names of the frames by frame index where they have one (image files), else empty.
     """
 
     name: str
@@ -33,6 +34,11 @@ class StreamInfo:
     frames: int | None
     height: int
     width: int
+    items: tuple[str, ...] = ()
+
+
+class StopPipeline(Exception):  # noqa: N818 - a request, like StopIteration
+    """Raised by a sink to end the pipeline in good order: the user closed the window, the reader of a pipe left."""
 
 
 class BufferPool(Protocol):
@@ -91,6 +97,7 @@ class Sink(Protocol):
 
         Raises:
             SinkError: It could not be written.
+            StopPipeline: No more results are wanted.
         """
 
     def close(self) -> None:
