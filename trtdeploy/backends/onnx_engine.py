@@ -1,0 +1,116 @@
+"""Write an engine that is an ONNX file: metadata inside, tried in a child process, then put in place atomically."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtdeploy.backends.base import Progress, Session
+from trtdeploy.backends.child import run_in_child
+from trtdeploy.backends.contract import Contract
+from trtdeploy.backends.fp16_storage import store_weights_as_fp16
+from trtdeploy.core.engine_info import METADATA_KEY, EngineInfo, decode_info, encode_info
+from trtdeploy.core.errors import BuildError, EngineError
+from trtdeploy.core.files import atomic_write, sink_error
+from trtdeploy.core.types import Precision
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+MAX_SINGLE_FILE_BYTES = 1_900_000_000
+"""Above this the weights go to a second file: protobuf cannot hold 2 GiB."""
+
+
+def write_engine(
+    model: ir.Model,
+    info: EngineInfo,
+    target: Path,
+    *,
+    library: str,
+    probe: Callable[[Progress, str, str], None],
+    progress: Progress | None = None,
+) -> None:
+    """Write `model` with `info` to `target` after `probe` has run it in a child process.
+
+    Args:
+        model: The finished model. Changed: gets the metadata, and FP16 weights where `info.precision` says so.
+        info: The engine's metadata.
+        target: Path of the engine. Weights too large for one file go beside it.
+        library: Name of the library that `probe` uses, for messages.
+        probe: A module-level function `(report, path, metadata)` that opens the engine and calls `run_probes`.
+        progress: Called in this thread as the build goes on.
+
+    Raises:
+        BuildError: The model cannot be serialised, or the library refused it, crashed, or gave wrong outputs.
+        SinkError: The file could not be written.
+    """
+    if Precision(info.precision) is Precision.FP16:
+        store_weights_as_fp16(model)
+    metadata = encode_info(info)
+    model.metadata_props[METADATA_KEY] = metadata
+    weights = target.with_name(f"{target.name}-{secrets.token_hex(8)}.weights")
+    try:
+        with atomic_write(target) as temporary:
+            _save(model, temporary, weights)
+            what = f"Trying {target.name} in {library}"
+            run_in_child(probe, str(temporary), metadata, what=what, progress=progress)
+    except BaseException:
+        weights.unlink(missing_ok=True)
+        raise
+    _remove_old_weights(target, keep=weights)
+
+
+def run_probes(report: Progress, session: Session) -> None:
+    """Run the session's probes and check the outputs; in the child process.
+
+    Raises:
+        BuildError: The engine fails, or its outputs are not as its metadata promises.
+    """
+    contract = Contract("the new engine", session.info)
+    try:
+        context = session.create_context()
+        probes = contract.probes()
+        for index, images in enumerate(probes):
+            batch, height, width, _ = images.shape
+            report((index + 1) / (len(probes) + 1), f"running batch {batch} of {height}x{width}")
+            contract.check_outputs(images, context.infer(images))
+    except EngineError as error:
+        raise BuildError(str(error)) from error
+
+
+def read_metadata(metadata: str) -> EngineInfo:
+    """Parse the metadata that `write_engine` hands to `probe`."""
+    return decode_info(metadata, "the new engine")
+
+
+def _save(model: ir.Model, path: Path, weights: Path) -> None:
+    """Serialise `model` to `path`, and its weights to `weights` when they are too large for one file."""
+    import onnx_ir as ir
+
+    total = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    try:
+        if total > MAX_SINGLE_FILE_BYTES:
+            # the name is new, so the engine that stands at the target stays whole until it is replaced
+            ir.save(model, path, format="protobuf", external_data=weights.name)
+        else:
+            ir.external_data.load_to_model(model)
+            ir.save(model, path, format="protobuf")
+    except (ValueError, TypeError) as error:
+        raise BuildError(f"The model cannot be written as ONNX: {error}") from error
+
+
+def _remove_old_weights(target: Path, keep: Path) -> None:
+    """Remove the weights of the engine that `target` was before."""
+    for path in target.parent.glob(f"{_escape(target.name)}-{'[0-9a-f]' * 16}.weights"):
+        if path.name != keep.name:
+            try:
+                path.unlink()
+            except OSError as error:
+                raise sink_error(path, error) from error
+
+
+def _escape(name: str) -> str:
+    """Quote the characters that `glob` gives a meaning."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
