@@ -74,7 +74,7 @@ def detection_loss(
     chosen = target.positive
     if not bool(chosen.any()):
         zero = distance_logits.sum() * 0.0
-        return Loss(total=options.score * score + zero, box=0.0, score=float(options.score * score), bins=0.0)
+        return Loss(total=options.score * score + zero, box=0.0, score=float(options.score * score.detach()), bins=0.0)
     weight = target.scores.sum(2)[chosen]
     box = ((1.0 - ciou(boxes[chosen], target.boxes[chosen])) * weight).sum() / total
     cells = chosen.nonzero()[:, 1]

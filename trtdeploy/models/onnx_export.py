@@ -44,7 +44,7 @@ def write_onnx(model: YOLO, path: Path, names: Sequence[str], *, image_size: int
             )  # fmt: skip
     finally:
         model.train(training)
-    _add_metadata(path, names, image_size)
+    _finish(path, names, image_size)
 
 
 def verify_onnx(model: YOLO, path: Path, shapes: Sequence[tuple[int, int, int]]) -> float:
@@ -73,8 +73,10 @@ def verify_onnx(model: YOLO, path: Path, shapes: Sequence[tuple[int, int, int]])
     return worst
 
 
-def _add_metadata(path: Path, names: Sequence[str], image_size: int) -> None:
+def _finish(path: Path, names: Sequence[str], image_size: int) -> None:
+    """State the output's channels, which tracing loses, and add the metadata."""
     graph = onnx.load(str(path))
+    graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 4 + len(names)
     graph.producer_name = "trtdeploy"
     onnx.helper.set_model_props(
         graph,
