@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-Progress = Callable[[float, str], None]
-"""Called with the fraction done, 0 to 1, and what is being done."""
+Progress = Callable[[str], None]
+"""Called with the name of each step as it starts."""
 
 
 @dataclass(frozen=True, kw_only=True)

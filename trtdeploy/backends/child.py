@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
-import math
 import os
 import queue
 import signal
@@ -130,7 +129,7 @@ class _Child:
             if "error" in message:
                 raise _error(self.what, str(message["error"]), str(message["text"]))
             if progress is not None:
-                progress(float(message["fraction"]), str(message["doing"]))
+                progress(str(message["step"]))
         raise BuildError(
             f"{self.what} did not finish within {self.timeout_s:g} seconds and was stopped.{self._stderr()}"
         )
@@ -186,8 +185,8 @@ def serve(request: dict[str, Any]) -> None:
     def send(message: dict[str, Any]) -> None:
         answers.write(json.dumps(message).encode() + b"\n")
 
-    def report(fraction: float, doing: str) -> None:
-        send({"fraction": fraction if math.isfinite(fraction) else 0.0, "doing": doing})
+    def report(step: str) -> None:
+        send({"step": step})
 
     def work() -> None:
         try:

@@ -175,7 +175,7 @@ def first_lines(error: Exception, characters: int = 600) -> str:
 
 def _probe(report: Progress, path: str, metadata: str) -> None:
     """Open and run a new engine, in the child process."""
-    report(0.0, "loading the engine")
+    report("loading the engine")
     run_probes(report, OnnxRuntimeBackend().open(Path(path), read_metadata(metadata), SessionOptions()))
 
 
