@@ -1,0 +1,188 @@
+"""Every way to fail becomes a message and an exit code, in one place."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+
+from trtdeploy import __version__
+from trtdeploy.cli import main as main_module
+from trtdeploy.cli.interrupts import Terminated
+from trtdeploy.cli.main import COMMANDS, cli, main
+from trtdeploy.cli.options import with_screen
+from trtdeploy.core import errors
+from trtdeploy.core.errors import MissingDependencyError, SinkError, TrtdeployError
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run the command line with a command that raises what the test gives it."""
+
+    def run(error: BaseException, *args: str) -> int:
+        @click.command("inspect")
+        @with_screen
+        def command(_screen: object) -> None:
+            raise error
+
+        monkeypatch.setattr(cli, "get_command", lambda _ctx, _name: command)
+        return main(["inspect", *args])
+
+    return run
+
+
+@pytest.mark.parametrize("name", [n for n in dir(errors) if n.endswith("Error") and n != "TrtdeployError"])
+def test_exit_code_is_the_errors_own(
+    name: str, failing: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind = getattr(errors, name)
+    error = kind("the message") if kind is not MissingDependencyError else kind("the message", "x", "pip install x")
+    assert failing(error) == kind.exit_code != 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("Error: the message")
+    assert captured.out == ""
+
+
+def test_error_with_json_is_one_document_on_stdout(
+    failing: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert failing(SinkError("disk full"), "--json") == 7
+    document = json.loads(capsys.readouterr().out)
+    assert document == {"error": {"type": "SinkError", "message": "disk full", "exit_code": 7}}
+
+
+def test_unexpected_error_asks_for_a_report_without_traceback(
+    failing: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert failing(KeyError("scale")) == 1
+    err = capsys.readouterr().err
+    assert "Unexpected KeyError: 'scale'" in err
+    assert "--verbose" in err
+    assert "report" in err
+    assert "Traceback" not in err
+
+
+def test_unexpected_error_with_verbose_has_a_traceback(
+    failing: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert failing(KeyError("scale"), "--verbose") == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_out_of_memory_says_what_to_do(failing: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert failing(MemoryError()) == 1
+    assert "Use a smaller batch" in capsys.readouterr().err
+
+
+def test_full_disk_behind_stdout_is_a_sink_error(
+    failing: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert failing(OSError(errno.ENOSPC, "No space left on device")) == 7
+    assert "Cannot write to standard output: No space left on device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (Terminated(), 143)])
+def test_interrupt_ends_the_process_with_its_code(
+    error: BaseException,
+    code: int,
+    failing: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ended = []
+    monkeypatch.setattr(main_module.os, "_exit", ended.append)
+    assert failing(error) == code
+    assert ended == [code]
+    assert "Interrupted." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_broken_pipe_is_quiet(wrapped: bool, failing: Callable[..., int], capfd: pytest.CaptureFixture[str]) -> None:
+    error: Exception = BrokenPipeError(errno.EPIPE, "Broken pipe")
+    if wrapped:
+        cause, error = error, SinkError("Cannot write -")
+        error.__cause__ = cause
+    with capfd.disabled():  # the command redirects its standard output, which must not be pytest's
+        code = _in_child(failing, error)
+    assert code == 141
+
+
+def _in_child(failing: Callable[..., int], error: BaseException) -> int:
+    """Run `failing` in a forked process, because it redirects standard output for good; silence is its exit code 141."""
+    import os
+
+    child = os.fork()
+    if child == 0:
+        os._exit(failing(error))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_partial_results_stand_beside_the_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command("infer")
+    @with_screen
+    def command(screen: main_module.Screen) -> None:
+        screen.partial = {"frames": 7}
+        raise SinkError("disk full")
+
+    monkeypatch.setattr(cli, "get_command", lambda _ctx, _name: command)
+    assert main(["infer", "--json"]) == 7
+    document = json.loads(capsys.readouterr().out)
+    assert document["frames"] == 7
+    assert document["error"]["type"] == "SinkError"
+
+
+def test_no_arguments_print_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert all(command in out and line in out for command, line in COMMANDS.items())
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert __version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_line_in_the_group_is_the_commands_own(command: str) -> None:
+    loaded = cli.get_command(click.Context(cli), command)
+    assert loaded is not None
+    assert loaded.name == command
+    assert (loaded.help or "").split("\n")[0] == COMMANDS[command]
+    options = {name for param in loaded.params for name in param.opts}
+    assert {"--json", "--verbose", "--config"} <= options
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["biuld"], "No such command"),
+        (["doctor", "--jsn"], "No such option"),
+        (["doctor", "extra"], "unexpected extra argument"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(args: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(args) == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert "--help" in err
+
+
+def test_wrong_usage_with_json_is_a_document(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "extra", "--json"]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["type"] == "UsageError"
+    assert error["exit_code"] == 2
+
+
+def test_exit_codes_are_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, TrtdeployError)]
+    codes = {kind.exit_code for kind in kinds} | {0, 130, 141, 143}
+    for code in codes:
+        assert f"\n| {code} |" in text, f"exit code {code} is not in docs/cli.md"
