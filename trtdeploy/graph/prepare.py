@@ -91,7 +91,7 @@ def _steps() -> list[_Step]:
         _Step("common subexpressions merged", common.CommonSubexpressionEliminationPass()),
         _Step("identities removed", common.IdentityEliminationPass()),
         _Step("unused nodes removed", common.RemoveUnusedNodesPass()),
-        _Step("unused functions removed", common.RemoveUnusedFunctionsPass())  # type: ignore[no-untyped-call],
+        _Step("unused functions removed", common.RemoveUnusedFunctionsPass()),  # type: ignore[no-untyped-call]
         _Step("shapes inferred", _infer_shapes),
     ]
 
