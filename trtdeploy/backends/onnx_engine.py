@@ -12,7 +12,7 @@ from trtdeploy.backends.child import run_in_child
 from trtdeploy.backends.contract import Contract
 from trtdeploy.backends.fp16_storage import store_weights_as_fp16
 from trtdeploy.core.engine_info import METADATA_KEY, EngineInfo, decode_info, encode_info
-from trtdeploy.core.errors import BuildError, EngineError
+from trtdeploy.core.errors import BuildError, EngineError, UsageError
 from trtdeploy.core.files import atomic_write, sink_error
 from trtdeploy.core.types import Precision
 
@@ -82,6 +82,25 @@ def run_probes(report: Progress, session: Session) -> None:
 def read_metadata(metadata: str) -> EngineInfo:
     """Parse the metadata that `write_engine` hands to `probe`."""
     return decode_info(metadata, "the new engine")
+
+
+def refuse_int8(info: EngineInfo) -> None:
+    """Raise for INT8, which needs a calibrated model that no pass makes yet.
+
+    Raises:
+        UsageError: `info` asks for INT8.
+    """
+    if Precision(info.precision) is Precision.INT8:
+        raise UsageError(
+            f"Precision int8 is not available for the backend {info.backend} in this version. "
+            "Build with --fp16, or without a precision for FP32."
+        )
+
+
+def first_lines(error: Exception, characters: int = 600) -> str:
+    """Return the text of a library's exception, shortened."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= characters else f"{text[:characters]} ..."
 
 
 def _save(model: ir.Model, path: Path, weights: Path) -> None:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from trtdeploy.backends.base import Availability, Progress, SessionOptions
 from trtdeploy.backends.contract import Contract
-from trtdeploy.backends.onnx_engine import read_metadata, run_probes, write_engine
+from trtdeploy.backends.onnx_engine import first_lines, read_metadata, refuse_int8, run_probes, write_engine
 from trtdeploy.backends.threads import core_plans, threads_per_context
 from trtdeploy.core.discovery import is_installed, version_of
 from trtdeploy.core.engine_info import EngineInfo
-from trtdeploy.core.errors import EngineError, MissingDependencyError, UsageError
+from trtdeploy.core.errors import EngineError, MissingDependencyError
 from trtdeploy.core.types import Precision, TensorSpec
 
 if TYPE_CHECKING:
@@ -152,25 +152,6 @@ class OnnxRuntimeContext:
                 f"{self._path}: ONNX Runtime failed on a batch of {shape}: {first_lines(error)}"
             ) from error
         return dict(zip(self._names, outputs, strict=True))
-
-
-def refuse_int8(info: EngineInfo) -> None:
-    """Raise for INT8, which needs a calibrated model that no pass makes yet.
-
-    Raises:
-        UsageError: `info` asks for INT8.
-    """
-    if Precision(info.precision) is Precision.INT8:
-        raise UsageError(
-            f"Precision int8 is not available for the backend {info.backend} in this version. "
-            "Build with --fp16, or without a precision for FP32."
-        )
-
-
-def first_lines(error: Exception, characters: int = 600) -> str:
-    """Return the text of a library's exception, shortened."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= characters else f"{text[:characters]} ..."
 
 
 def _probe(report: Progress, path: str, metadata: str) -> None:

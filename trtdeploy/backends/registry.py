@@ -60,7 +60,7 @@ def choose(name: str = AUTO) -> tuple[Backend, str]:
         if not available.usable:
             raise MissingDependencyError(name, f"--backend {name}", _install(name))
         return backend, f"{name} {available.version or ''}".strip() + ", as asked."
-    skipped = []
+    skipped: list[str] = []
     for candidate in _MAKERS:
         backend = get(candidate)
         available = backend.availability()
