@@ -34,7 +34,7 @@ def _forever(batch: Batch) -> Iterator[Batch]:
         yield batch
 
 
-class _Enough(Exception):
+class _EnoughError(Exception):
     """Ends a training run from its report."""
 
 
@@ -44,9 +44,9 @@ def _run(trainer: Trainer, batch: Batch, steps: int) -> list[float]:
     def report(at: Trainer, loss: Loss) -> None:
         losses.append(float(loss.total.detach()))
         if len(losses) == steps:
-            raise _Enough
+            raise _EnoughError
 
-    with pytest.raises(_Enough):
+    with pytest.raises(_EnoughError):
         trainer.run(_forever(batch), report)
     return losses
 

@@ -130,7 +130,9 @@ class Trainer:
             maps = self.model.maps(images)
         loss = detection_loss(maps, classes, boxes, bins=self.model.options.bins)
         if not bool(torch.isfinite(loss.total)):
-            raise FloatingPointError(f"Trainer: loss is {float(loss.total)} at step {self.step}. Lower learning_rate.")
+            raise FloatingPointError(
+                f"Trainer: loss is {float(loss.total.detach())} at step {self.step}. Lower learning_rate."
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)

@@ -21,6 +21,7 @@ from trtdeploy.scenes.board_items import (
     Part,
     Point,
 )
+from trtdeploy.scenes.board_wear import litter, stain
 
 Colour = tuple[float, float, float]
 Window = tuple[slice, slice]
@@ -53,6 +54,7 @@ class BoardPainter:
         self.gloss = np.full(shape, 0.10, np.float32)
         self.shadow = np.zeros(shape, np.uint8)
         self.light_angle = float(rng.uniform(0, 2 * np.pi))
+        self.wear = np.random.default_rng(int(rng.integers(2**31)))
         self._ground(rng)
 
     def paint(self) -> NDArray[np.uint8]:
@@ -63,12 +65,14 @@ class BoardPainter:
         """
         for part in self.layout.parts:
             self._silkscreen(part)
+        stain(self.albedo, self.layout, self.wear)
         for item in self.layout.items:
             if item.label not in (CHIP, MISSING):
                 self._solder(item)
         for part in self.layout.parts:
             if part.present:
                 self._body(part)
+        litter(self.albedo, self.height, self.gloss, self.wear)
         return self._light()
 
     def _ground(self, rng: np.random.Generator) -> None:
@@ -151,15 +155,15 @@ class BoardPainter:
         dome = np.sqrt((1 - radius**2).clip(0, 1)) * soft * rng.uniform(0.42, 0.62)
         if item.label == BRIDGE:
             long, narrow = (u, v) if item.width > item.height else (v, u)
-            waist = rng.uniform(0.45, 0.85) + (1 - rng.uniform(0.45, 0.85)) * np.abs(long).clip(0, 1) ** 2
+            waist = rng.uniform(0.22, 0.85) + rng.uniform(0.3, 0.9) * np.abs(long).clip(0, 1) ** 2
             cut = ((waist.clip(0, 1) - np.abs(narrow)) * soft + 0.5).clip(0, 1)
             shape = inside * cut
-            across = (1 - (narrow / waist.clip(0.3, 1)) ** 2).clip(0, 1)
+            across = (1 - (narrow / waist.clip(0.22, 1)) ** 2).clip(0, 1)
             dome = np.sqrt(across * (1 - radius**4).clip(0, 1)) * soft * 0.6
-        grey = np.array([176, 178, 180]) * rng.uniform(0.86, 1.1)
+        grey = np.array([176, 178, 180]) * rng.uniform(0.74, 1.1)
         self._blend(window, shape, grey)
         self.height[window] += (dome * shape).astype(np.float32)
-        self.gloss[window] = np.where(shape > 0.5, rng.uniform(0.75, 1.0), self.gloss[window])
+        self.gloss[window] = np.where(shape > 0.5, rng.uniform(0.4, 1.0), self.gloss[window])
         if item.pin is not None and item.label != BRIDGE:
             self._lead(item, window, u, v, rng)
         if item.label == CRACK:
@@ -184,14 +188,14 @@ class BoardPainter:
         line = np.zeros(inside.shape, np.uint8)
         angle = float(rng.uniform(0, np.pi))
         direction, normal = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
-        length = float(np.hypot(item.width, item.height)) / 2
+        length = float(np.hypot(item.width, item.height)) / 2 * float(rng.uniform(0.6, 1.0))
         centre = np.array(inside.shape[::-1]) / 2 + rng.uniform(-0.12, 0.12, 2) * (item.width, item.height)
         steps = np.linspace(-length, length, 9)
         points = [centre + direction * s + normal * float(rng.normal(0, 2.2)) for s in steps]
         fixed = np.round(np.array(points) * (1 << SHIFT)).astype(np.int32)
-        cv2.polylines(line, [fixed], False, 255, int(rng.integers(3, 5)), cv2.LINE_AA, SHIFT)
+        cv2.polylines(line, [fixed], False, 255, int(rng.integers(2, 4)), cv2.LINE_AA, SHIFT)
         amount = line.astype(np.float32) / 255 * (inside > 0.2).astype(np.float32)
-        self._blend(window, amount * np.float32(0.95), (16, 18, 22))
+        self._blend(window, amount * np.float32(rng.uniform(0.7, 0.95)), (16, 18, 22))
         self.height[window] -= amount * 4
         self.gloss[window] *= 1 - amount
 
@@ -200,10 +204,10 @@ class BoardPainter:
         small = min(item.width, item.height) / 2
         for _ in range(int(rng.integers(1, 3))):
             cx, cy = rng.uniform(-0.35, 0.35, 2)
-            size = float(rng.uniform(0.30, 0.46)) * small
+            size = float(rng.uniform(0.20, 0.42)) * small
             distance = np.hypot((u - cx) * item.width / 2, (v - cy) * item.height / 2 * rng.uniform(0.8, 1.25))
             hole = ((size - distance) + 0.5).clip(0, 1).astype(np.float32)
-            self._blend(window, hole * 0.95, (30, 34, 40))
+            self._blend(window, hole * np.float32(rng.uniform(0.65, 0.95)), (30, 34, 40))
             self.height[window] -= (hole * 5).astype(np.float32)
             self.gloss[window] *= 1 - hole
 

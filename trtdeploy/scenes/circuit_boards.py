@@ -108,6 +108,8 @@ class CircuitBoardScene:
     def sample(self, index: int, *, width: int | None = None, height: int | None = None) -> LabelledFrame:
         """Photograph the board from a random place in random light: an independent training sample.
 
+        One pixel shows about one board pixel whatever the size, unlike `frame`, which fits the view to the height.
+
         Args:
             index: Number of the sample; equal numbers give equal samples.
             width: Width in pixels. Default the scene's.
@@ -147,7 +149,7 @@ class CircuitBoardScene:
             y=BOARD_HEIGHT / 2 + reach_y * float(wave[1]),
             angle=0.10 * float(wave[2]),
             zoom=zoom,
-            defocus=max(0.0, 1.1 * float(wave[4]) - 0.3),
+            defocus=max(0.0, 1.1 * float(wave[4]) - 0.3) * self.height / 720,
             exposure=1.0 + 0.08 * float(wave[5]),
         )
 
