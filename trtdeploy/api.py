@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trtdeploy import __version__
 from trtdeploy.backends import registry
 from trtdeploy.backends.base import Backend, Context, SessionOptions
 from trtdeploy.core.discovery import version_of
-from trtdeploy.core.engine_info import EngineInfo, NmsInfo, PassInfo, SourceInfo, TensorInfo
+from trtdeploy.core.engine_info import EngineInfo, InputKind, NmsInfo, PassInfo, SourceInfo, TensorInfo
 from trtdeploy.core.errors import EngineError, UsageError
 from trtdeploy.core.preprocess import Preprocess
 from trtdeploy.core.types import BatchRange, Detections, PassReport, Precision, Size, SizeRange
 from trtdeploy.engine.sniff import read_info
-from trtdeploy.graph.head import HeadOptions, NmsOptions
+from trtdeploy.graph.head import AppendHead, HeadOptions, NmsOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,7 +108,7 @@ def build(
     loaded = load_model(model_path)
     graph, info, reports = _optimize(loaded, backend, options, step)
     step(f"build ({backend.name})")
-    backend.build(graph, info, target)
+    backend.build(graph, info, target, step)
     return BuildReport(path=target, info=read_info(target), backend_reason=reason, reports=tuple(reports))
 
 
@@ -191,6 +191,79 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _optimize(
+    loaded: LoadedModel, backend: Backend, options: BuildOptions, step: Progress
+) -> tuple[ir.Model, EngineInfo, list[PassReport]]:
+    """Run the graph passes and put together the engine's metadata."""
+    from trtdeploy.graph.frames import FramesIn
+    from trtdeploy.graph.plan import GraphPass
+    from trtdeploy.graph.prepare import Prepare
+    from trtdeploy.graph.shapes import SetShapes
+
+    reports: list[PassReport] = []
+    model = loaded.model
+
+    def run(graph_pass: GraphPass) -> dict[str, Any]:
+        nonlocal model
+        step(graph_pass.name)
+        result = graph_pass.run(model)
+        model = result.model
+        reports.append(result.report)
+        return result.report.details
+
+    run(Prepare())
+    shapes = SetShapes(options.sizes, options.batches)
+    stride = run(shapes)["stride"]
+    head = run(AppendHead(options.head, options.nms, options.class_names))
+    preprocess = Preprocess(**head["preprocess"])
+    kind: InputKind = "frames" if options.frames else "canvas"
+    run(FramesIn(kind, preprocess, shapes.sizes))
+    info = EngineInfo(
+        backend=backend.name,
+        precision=options.precision.value,
+        precision_note=backend.precision_note(options.precision),
+        input_kind=kind,
+        fit=preprocess.fit,
+        inputs=_tensors(model.graph.inputs),
+        outputs=_tensors(model.graph.outputs),
+        batch_min=shapes.batches.min,
+        batch_opt=shapes.batches.opt,
+        batch_max=shapes.batches.max,
+        size_min=astuple(shapes.sizes.min),
+        size_opt=astuple(shapes.sizes.opt),
+        size_max=astuple(shapes.sizes.max),
+        stride=stride,
+        head=head["head"],
+        class_names=head["class_names"],
+        nms=NmsInfo(**head["nms"]),
+        passes=[
+            PassInfo(name=r.name, stage=r.stage, changes=list(r.changes), refusals=list(r.refusals)) for r in reports
+        ],
+        source=SourceInfo(name=loaded.name, sha256=loaded.sha256, opset=loaded.opset, producer=loaded.producer),
+        versions=_versions(backend),
+        gate="ungated: this version has no accuracy gate",
+    )
+    return model, info, reports
+
+
+def _tensors(values: Iterable[ir.Value]) -> list[TensorInfo]:
+    """Describe graph inputs or outputs; a dimension without a name is called `?`."""
+    tensors = []
+    for value in values:
+        shape = [] if value.shape is None else value.shape.dims
+        dims = [d if isinstance(d, int) else (d.value or "?") for d in shape]
+        dtype = "unknown" if value.dtype is None else value.dtype.name.lower()
+        tensors.append(TensorInfo(name=value.name or "", dtype=dtype, shape=dims))
+    return tensors
+
+
+def _versions(backend: Backend) -> dict[str, str]:
+    """Return the versions that made the engine."""
+    versions = {"trtdeploy": __version__, "onnx": version_of("onnx"), "onnx-ir": version_of("onnx-ir")}
+    versions[backend.name] = backend.availability().version
+    return {name: version for name, version in versions.items() if version}
 
 
 def _check_target(target: Path, model: Path, *, force: bool) -> None:
