@@ -48,7 +48,7 @@ class Capture:
         params: Sequence[int] = (),
         settings: Sequence[tuple[int, float]] = (),
     ) -> None:
-        with _QuietOpenCV():
+        with QuietOpenCV():
             self._capture = self._opened(target, api, params)
             for key, value in settings:
                 self._capture.set(key, value)
@@ -123,7 +123,7 @@ def _count(frames: float) -> int | None:
     return int(frames) if math.isfinite(frames) and 0 < frames < 1 << 40 else None
 
 
-class _QuietOpenCV:
+class QuietOpenCV:
     """Silence OpenCV's warnings while something opens that may well fail: the error says it better.
 
     The log level is the process's. Openings overlap, so the first one lowers it and the last one restores it.
@@ -134,16 +134,16 @@ class _QuietOpenCV:
     _level = 0
 
     def __enter__(self) -> None:
-        with _QuietOpenCV._lock:
-            if _QuietOpenCV._users == 0:
-                _QuietOpenCV._level = cv2.utils.logging.getLogLevel()
+        with QuietOpenCV._lock:
+            if QuietOpenCV._users == 0:
+                QuietOpenCV._level = cv2.utils.logging.getLogLevel()
                 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-            _QuietOpenCV._users += 1
+            QuietOpenCV._users += 1
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with _QuietOpenCV._lock:
-            _QuietOpenCV._users -= 1
-            if _QuietOpenCV._users == 0:
-                cv2.utils.logging.setLogLevel(_QuietOpenCV._level)
+        with QuietOpenCV._lock:
+            QuietOpenCV._users -= 1
+            if QuietOpenCV._users == 0:
+                cv2.utils.logging.setLogLevel(QuietOpenCV._level)
