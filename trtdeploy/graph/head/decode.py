@@ -53,27 +53,29 @@ class Candidates:
         if self._boxes_of_pairs is not None and self._classes_of_pairs is not None:
             boxes = emitter.gather_elements(self._boxes_of_pairs, _spread(emitter, indices, 4), axis=2)
             return boxes, emitter.gather_elements(self._classes_of_pairs, indices, axis=1)
-        return self._take_boxes(emitter, indices), self._take_classes(emitter, indices)
+        picked = _Picked(emitter, indices)
+        return self._boxes(picked), self._classes(picked)
 
-    def _take_classes(self, emitter: Emitter, indices: ir.Value) -> ir.Value:
+    def _classes(self, picked: _Picked) -> ir.Value:
+        emitter = picked.emitter
         if self._detector.classes is not None:
-            return emitter.squeeze(_rows(emitter, self._detector.classes, indices), 1)
+            return emitter.squeeze(picked.columns(self._detector.classes), 1)
         if self._detector.scores.count == 1:
-            return emitter.mul(emitter.cast(indices, ir.DataType.FLOAT), 0.0)
-        return emitter.cast(emitter.arg_max(self._take_scores(emitter, indices), axis=1), ir.DataType.FLOAT)
+            return emitter.mul(emitter.cast(picked.indices, ir.DataType.FLOAT), 0.0)
+        return emitter.cast(emitter.arg_max(self._scores(picked), axis=1), ir.DataType.FLOAT)
 
-    def _take_scores(self, emitter: Emitter, indices: ir.Value) -> ir.Value:
-        """Emit `[B, nc, K]` class scores of chosen candidates, with the objectness."""
-        scores = _activate(emitter, self._detector, _rows(emitter, self._detector.scores, indices), axis=1)
+    def _scores(self, picked: _Picked) -> ir.Value:
+        """Emit `[B, nc, K]` class scores, with the objectness."""
+        scores = _activate(picked.emitter, self._detector, picked.columns(self._detector.scores), axis=1)
         if self._detector.objectness is None:
             return scores
-        objectness = _rows(emitter, self._detector.objectness, indices)
-        return emitter.mul(scores, _activate(emitter, self._detector, objectness, axis=None))
+        objectness = picked.columns(self._detector.objectness)
+        return picked.emitter.mul(scores, _activate(picked.emitter, self._detector, objectness, axis=None))
 
-    def _take_boxes(self, emitter: Emitter, indices: ir.Value) -> ir.Value:
-        boxes = _rows(emitter, self._detector.boxes, indices)
+    def _boxes(self, picked: _Picked) -> ir.Value:
+        emitter, boxes = picked.emitter, picked.columns(self._detector.boxes)
         if self._grid is not None:
-            boxes = _on_grid(emitter, boxes, emitter.gather(self._grid, indices, axis=0))
+            boxes = _on_grid(emitter, boxes, emitter.gather(self._grid, picked.indices, axis=0))
         first, second = (emitter.slice(boxes, at, at + 2, axis=1) for at in (0, 2))
         if self._detector.box_format == "cxcywh":
             half = emitter.mul(second, 0.5)
@@ -120,8 +122,9 @@ class Candidates:
         descending = emitter.mul(emitter.cast(chosen, ir.DataType.FLOAT), -1.0)
         ordered, _ = emitter.top_k(descending, keep, axis=1)
         indices = emitter.cast(emitter.mul(ordered, -1.0), ir.DataType.INT64)
-        scores = emitter.transpose(self._take_scores(emitter, indices), 0, 2, 1)
-        boxes = self._take_boxes(emitter, indices)
+        picked = _Picked(emitter, indices)
+        scores = emitter.transpose(self._scores(picked), 0, 2, 1)
+        boxes = self._boxes(picked)
         classes = self._detector.scores.count
         one_per_pair = emitter.expand(emitter.unsqueeze(boxes, 3), 1, 1, 1, classes)
         self._boxes_of_pairs = emitter.reshape(one_per_pair, 0, 4, -1)
@@ -149,6 +152,7 @@ def _in_float32(emitter: Emitter, detector: Detector) -> Detector:
         key = id(columns.value)
         if key not in made:
             made[key] = emitter.cast(columns.value, ir.DataType.FLOAT)
+            made[key].shape = columns.value.shape
         return replace(columns, value=made[key])
 
     boxes, scores = cast(detector.boxes), cast(detector.scores)
@@ -160,21 +164,39 @@ def _in_float32(emitter: Emitter, detector: Detector) -> Detector:
 
 
 def _columns(emitter: Emitter, columns: Columns) -> ir.Value:
-    if columns.axis is None:
+    if columns.axis is None or columns.count == columns.width:
         return columns.value
     return emitter.slice(columns.value, columns.start, columns.stop, axis=columns.axis)
 
 
-def _rows(emitter: Emitter, columns: Columns, indices: ir.Value) -> ir.Value:
-    """Emit `[B, count, K]`: the columns of the rows `indices` `[B, K]`."""
-    if columns.axis is None:
-        return emitter.unsqueeze(emitter.gather_elements(columns.value, indices, axis=1), 1)
-    if columns.axis == 1:
-        part = _columns(emitter, columns)
-        return emitter.gather_elements(part, _spread(emitter, indices, columns.count), axis=2)
-    spread = emitter.expand(emitter.unsqueeze(indices, 2), 1, 1, columns.count)
-    picked = emitter.gather_elements(_columns(emitter, columns), spread, axis=1)
-    return emitter.transpose(picked, 0, 2, 1)
+class _Picked:
+    """The rows of chosen candidates, each tensor gathered once and whole.
+
+    OpenVINO demands that GatherElements leaves all other axes as they are, so columns are cut afterwards.
+    """
+
+    def __init__(self, emitter: Emitter, indices: ir.Value) -> None:
+        self.emitter = emitter
+        self.indices = indices
+        self._made: dict[int, ir.Value] = {}
+
+    def columns(self, columns: Columns) -> ir.Value:
+        """Emit `[B, count, K]`."""
+        key = id(columns.value)
+        if key not in self._made:
+            self._made[key] = self._rows(columns)
+        if columns.axis is None or columns.count == columns.width:
+            return self._made[key]
+        return self.emitter.slice(self._made[key], columns.start, columns.stop, axis=1)
+
+    def _rows(self, columns: Columns) -> ir.Value:
+        emitter = self.emitter
+        if columns.axis is None:
+            return emitter.unsqueeze(emitter.gather_elements(columns.value, self.indices, axis=1), 1)
+        if columns.axis == 1:
+            return emitter.gather_elements(columns.value, _spread(emitter, self.indices, columns.width), axis=2)
+        spread = emitter.expand(emitter.unsqueeze(self.indices, 2), 1, 1, columns.width)
+        return emitter.transpose(emitter.gather_elements(columns.value, spread, axis=1), 0, 2, 1)
 
 
 def _spread(emitter: Emitter, indices: ir.Value, count: int) -> ir.Value:

@@ -30,6 +30,13 @@ class Columns:
         return self.stop - self.start
 
     @property
+    def width(self) -> int:
+        """Number of columns of the whole tensor."""
+        shape = self.value.shape
+        size = shape[self.axis] if shape is not None and self.axis is not None else 1
+        return size if isinstance(size, int) else self.stop
+
+    @property
     def row_axis(self) -> int:
         return 2 if self.axis == 1 else 1
 
