@@ -254,7 +254,7 @@ def _tensors(values: Iterable[ir.Value]) -> list[TensorInfo]:
     for value in values:
         shape = [] if value.shape is None else value.shape.dims
         dims = [d if isinstance(d, int) else (d.value or "?") for d in shape]
-        dtype = "unknown" if value.dtype is None else value.dtype.name.lower()
+        dtype = "unknown" if value.dtype is None else value.dtype.numpy().name
         tensors.append(TensorInfo(name=value.name or "", dtype=dtype, shape=dims))
     return tensors
 
