@@ -30,7 +30,7 @@ _BOOT = (
     "from trtdeploy.backends.child import serve; serve(request)"
 )
 _STDERR_LINES = 12
-_MAX_LINE = 1 << 20
+_MAX_LINE = 1 << 24
 _MAX_TEXT = 4000
 _PR_SET_PDEATHSIG = 1
 
@@ -164,10 +164,9 @@ class _Child:
         """Queue each JSON line of the child, and None at the end."""
         while line := pipe.readline(_MAX_LINE):
             try:
-                message = json.loads(line)
-            except ValueError:
-                break
-            self.messages.put(message)
+                self.messages.put(json.loads(line))
+            except ValueError as error:
+                self.messages.put({"error": "ValueError", "text": f"its answer is not JSON: {error}"})
         self.messages.put(None)
 
     def _read_stderr(self, pipe: IO[bytes]) -> None:
@@ -179,11 +178,12 @@ class _Child:
 def serve(request: dict[str, Any]) -> None:
     """Run one request and answer on standard output: the child's side of `run_in_child`."""
     _die_with(request["parent"])
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a native library prints must not mix with the answers
 
     def send(message: dict[str, Any]) -> None:
         answers.write(json.dumps(message).encode() + b"\n")
+        answers.flush()
 
     def report(step: str) -> None:
         send({"step": step})
