@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -51,8 +50,13 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", "COLUMNS": "120"}
 
 
-def _accept_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it, and children inherit that
+_ACCEPTING_INTERRUPTS = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from trtdeploy.cli.main import main
+sys.exit(main())
+"""
+"""A shell's background job ignores SIGINT, and its children inherit that."""
 
 
 @pytest.fixture
@@ -81,12 +85,11 @@ def start_cli(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]
 
     def start(*args: object) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "trtdeploy", *map(str, args)],
+            [sys.executable, "-c", _ACCEPTING_INTERRUPTS, *map(str, args)],
             cwd=tmp_path,
             env=_environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            preexec_fn=_accept_interrupts,
         )
         started.append(process)
         return process
@@ -134,12 +137,13 @@ def video() -> Callable[..., Path]:
 def make_detector(opset: int = 17, output: str = "output0") -> onnx.ModelProto:
     """Make a detector of red and blue patches with the outputs of YOLOv8, `[B, 4 + 2, N]`, strides 8, 16 and 32.
 
-    The score of a cell is the mean of red minus blue (or blue minus red) in it; its box is two strides wide.
+    The score of a cell is the sigmoid of `10 x - 5`, where x is the mean of red minus blue (or blue minus red) in it;
+    its box is two strides wide.
     """
     nodes, weights, levels = [], [], []
     for stride in (8, 16, 32):
         kernel = np.zeros((2, 3, stride, stride), np.float32)
-        kernel[0, 0], kernel[0, 2] = 1 / stride**2, -1 / stride**2
+        kernel[0, 0], kernel[0, 2] = 10 / stride**2, -10 / stride**2
         kernel[1] = -kernel[0]
         names = {key: f"{key}{stride}" for key in ("w", "d", "s", "o", "x", "y", "cx", "cy", "ww", "l", "f")}
         weights += [
@@ -149,8 +153,8 @@ def make_detector(opset: int = 17, output: str = "output0") -> onnx.ModelProto:
             numpy_helper.from_array(np.float32(2 * stride), f"side{stride}"),
         ]
         nodes += [
-            helper.make_node("Conv", ["images", names["w"]], [names["d"]], strides=[stride, stride]),
-            helper.make_node("Clip", [names["d"], "zero", "one"], [names["s"]]),
+            helper.make_node("Conv", ["images", names["w"], "bias"], [names["d"]], strides=[stride, stride]),
+            helper.make_node("Sigmoid", [names["d"]], [names["s"]]),
             helper.make_node("Conv", ["images", f"empty{stride}"], [f"n{stride}"], strides=[stride, stride]),
             helper.make_node("Add", [f"n{stride}", "one"], [names["o"]]),
             helper.make_node("CumSum", [names["o"], "three"], [names["x"]]),
@@ -168,7 +172,7 @@ def make_detector(opset: int = 17, output: str = "output0") -> onnx.ModelProto:
         levels.append(names["f"])
     nodes.append(helper.make_node("Concat", levels, [output], axis=2))
     weights += [
-        numpy_helper.from_array(np.float32(0), "zero"),
+        numpy_helper.from_array(np.full(2, -5, np.float32), "bias"),
         numpy_helper.from_array(np.float32(1), "one"),
         numpy_helper.from_array(np.float32(0.5), "half"),
         numpy_helper.from_array(np.int64(2), "two"),

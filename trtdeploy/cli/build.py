@@ -15,7 +15,7 @@ from trtdeploy.core.errors import UsageError
 
 if TYPE_CHECKING:
     from trtdeploy.api import BuildOptions, BuildReport
-    from trtdeploy.core.types import Precision, Size, SizeRange
+    from trtdeploy.core.types import Precision, SizeRange
 
 
 @click.command("build")
@@ -108,7 +108,7 @@ def make_options(
         frames=frames,
         head=HeadOptions.parse(head),
         nms=NmsOptions(
-            method=nms,  # type: ignore[arg-type]  # checked by NmsOptions
+            method=nms,  # type: ignore[arg-type]  # NmsOptions checks it
             conf=conf,
             iou=iou,
             max_det=max_det,
@@ -165,14 +165,10 @@ def _precision(*, fp16: bool, int8: bool) -> Precision:
 
 
 def _sizes(dynamic: str | None, imgsz: str | None) -> SizeRange | None:
-    from trtdeploy.core.types import SizeRange
     from trtdeploy.graph.shapes import parse_dynamic, parse_imgsz
 
     if dynamic is not None and imgsz is not None:
         raise UsageError("--dynamic and --imgsz exclude each other: a range of sizes, or one size.")
     if dynamic is not None:
         return parse_dynamic(dynamic)
-    if imgsz is not None:
-        size: Size = parse_imgsz(imgsz)
-        return SizeRange.fixed(size)
-    return None
+    return parse_imgsz(imgsz) if imgsz is not None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 PROGRESS_S = 5.0
 """Seconds between two progress lines where the output is not a terminal."""
+FIRST_PROGRESS_S = 2.0
 
 
 class Screen:
@@ -100,23 +102,34 @@ class Screen:
             yield step
 
     @contextlib.contextmanager
-    def live(self, rich: Callable[[], RenderableType], plain: Callable[[], str]) -> Iterator[Callable[[], None]]:
+    def live(self, rich: Callable[[], RenderableType], plain: Callable[[], str]) -> Iterator[None]:
         """Show the state of long work on standard error: a live view on a terminal, a line every few seconds elsewhere.
 
         Args:
-            rich: Returns the view as it is now.
-            plain: Returns the line as it is now.
-
-        Yields:
-            A function that updates the view; cheap enough to be called for every frame.
+            rich: Returns the view as it is now; called from another thread.
+            plain: Returns the line as it is now; called from another thread.
         """
-        if not sys.stderr.isatty():
-            yield _every(PROGRESS_S, lambda: self.note(plain()))
-            return
-        from rich.live import Live
+        if sys.stderr.isatty():
+            from rich.live import Live
 
-        with Live(rich(), console=self._console(err=True), auto_refresh=False, transient=True) as view:
-            yield _every(0.25, lambda: view.update(rich(), refresh=True))
+            with Live(get_renderable=rich, console=self._console(err=True), refresh_per_second=4, transient=True):
+                yield
+            return
+        ended = threading.Event()
+        printer = threading.Thread(target=self._print_lines, args=(plain, ended), name="progress", daemon=True)
+        printer.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            printer.join(timeout=1.0)
+
+    def _print_lines(self, plain: Callable[[], str], ended: threading.Event) -> None:
+        period_s = FIRST_PROGRESS_S
+        with contextlib.suppress(OSError):  # nobody reads the progress any more; the work goes on
+            while not ended.wait(period_s):
+                self.note(plain())
+                period_s = PROGRESS_S
 
     def _text_is_terminal(self) -> bool:
         return (sys.stderr if self._stdout_is_data else sys.stdout).isatty()
@@ -170,17 +183,3 @@ def megabytes(size_bytes: int) -> str:
 def _is_numeric(rows: Sequence[Sequence[str]], column: int) -> bool:
     cells = [row[column] for row in rows]
     return bool(cells) and all(cell[:1].isdigit() or cell == "-" for cell in cells)
-
-
-def _every(period_s: float, action: Callable[[], None]) -> Callable[[], None]:
-    """Return a function that runs `action` when it is called and `period_s` have passed since the last time."""
-    due_s = time.monotonic() + min(period_s, 1.0)
-
-    def tick() -> None:
-        nonlocal due_s
-        now_s = time.monotonic()
-        if now_s >= due_s:
-            due_s = now_s + period_s
-            action()
-
-    return tick

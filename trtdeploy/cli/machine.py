@@ -15,6 +15,7 @@ from typing import Any
 
 from trtdeploy import __version__
 from trtdeploy.core.discovery import version_of
+from trtdeploy.runtime.cores import available_cores
 
 LIBRARIES = {
     "numpy": ("numpy",),
@@ -51,7 +52,7 @@ def machine() -> dict[str, Any]:
         "python_path": sys.executable,
         "cpu": _cpu_model(),
         "cores": os.cpu_count() or 1,
-        "usable_cores": usable_cores(),
+        "usable_cores": available_cores(),
         "cpu_features": cpu_features(),
         "memory_bytes": _memory_bytes(),
     }
@@ -66,15 +67,6 @@ def library_versions() -> dict[str, str]:
         if version is not None:
             found[names[0]] = version
     return found
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use: its affinity, and a container's quota rounded up."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
-    if quota.isdigit() and period.strip().isdigit():
-        cores = min(cores, max(1, -(-int(quota) // int(period))))
-    return cores
 
 
 def cpu_features() -> dict[str, bool]:

@@ -1,0 +1,70 @@
+"""Outputs are refused before any work is done: existing without --force, unwritable, or the same as an input."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from trtdeploy.core.errors import SinkError, UsageError
+
+
+def check_outputs(outputs: Iterable[tuple[str, Path]], inputs: Iterable[str | Path], *, force: bool) -> None:
+    """Check that every output can be written.
+
+    Args:
+        outputs: Options and the files they name; devices such as /dev/null are taken as they are.
+        inputs: Files that are read; no output may replace one of them, `force` or not.
+        force: Existing files may be replaced.
+
+    Raises:
+        UsageError: An output exists, is a folder, is an input, or is given twice.
+        SinkError: The folder does not exist or cannot be written.
+    """
+    taken = {os.path.realpath(path): f"the input {path}" for path in inputs if os.path.exists(path)}
+    for option, path in outputs:
+        real = os.path.realpath(path)
+        if real in taken:
+            raise UsageError(f"{option} {path} is {taken[real]}. Give another path.")
+        mode = _mode(path)
+        if mode is not None and stat.S_ISDIR(mode):
+            raise UsageError(f"{option} {path} is a folder. Give the path of a file.")
+        if mode is None or stat.S_ISREG(mode):
+            taken[real] = f"already the output of {option}"
+            if mode is not None and not force:
+                raise UsageError(f"{option} {path} exists. Use --force to replace it, or give another path.")
+            check_writable(option, path)
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Check that a file can be made at `path`, by making one beside it.
+
+    Raises:
+        SinkError: It cannot.
+    """
+    folder = Path(os.path.realpath(path)).parent
+    while not folder.exists():  # the output makes its folders
+        folder = folder.parent
+    if not folder.is_dir():
+        raise SinkError(f"{option} {path} cannot be written: {folder} is not a folder. Give another path.")
+    try:
+        if path.exists():
+            with path.open("ab"):
+                return
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        raise SinkError(
+            f"{option} {path} cannot be written: {error.strerror}. Check the permissions, or give another path."
+        ) from error
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise SinkError(f"{path} cannot be written: {error.strerror}. Give another path.") from error
