@@ -81,7 +81,7 @@ class Annotator:
         if self._options.labels:
             for index in order:
                 colour = colour_of(classes[index])
-                label = _label(self._text(detections, index), colour, max(0.35, min(height, width) / 1300))
+                label = _label(self._text(detections, index), colour, max(0.35, min(height, width) / 1500))
                 _paste(canvas, label, corners[index], line)
         return canvas
 

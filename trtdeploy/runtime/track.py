@@ -12,11 +12,16 @@ from trtdeploy.core.errors import UsageError
 from trtdeploy.core.types import Detections
 
 if TYPE_CHECKING:
-    from trtdeploy.runtime.seams import StreamInfo
+    from trtdeploy.core.types import Result
 
 ALGORITHMS: dict[str, str] = {"bytetrack": "ByteTrackTracker", "ocsort": "OCSORTTracker", "sort": "SORTTracker"}
 """Names of the algorithms, and of their classes in `trackers`."""
-DEFAULT_FPS = 30.0
+_SCORE_ARGUMENTS = {
+    "bytetrack": ("track_activation_threshold", "high_conf_det_threshold"),
+    "ocsort": ("high_conf_det_threshold",),
+    "sort": ("track_activation_threshold",),
+}
+NOMINAL_FPS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,38 +52,55 @@ class TrackOptions:
             )
 
 
-class Tracker:
-    """Follows the objects of one stream. Its frames must come in order.
+class Tracking:
+    """Follows the objects of every stream of a pipeline: `PipelineOptions(refine=Tracking())`.
 
-    A box keeps its number while its class does not matter: a detector that wavers between two classes does not break
-    the track.
+    Each stream has a tracker of its own, so numbers are unique within a stream. Results of one stream must come in
+    order. Classes play no part in the matching: a detector that wavers between two classes does not break a track.
 
     Args:
-        stream: The stream; its frame rate sets how many frames `lost_s` is.
         options: How to track.
 
     Raises:
         MissingDependencyError: The extra `track` is not installed.
     """
 
-    def __init__(self, stream: StreamInfo, options: TrackOptions | None = None) -> None:
+    def __init__(self, options: TrackOptions | None = None) -> None:
         require("trackers", "tracking", "track")
-        options = options if options is not None else TrackOptions()
+        self._options = options if options is not None else TrackOptions()
+        self._trackers: dict[str, Tracker] = {}
+
+    def __call__(self, result: Result) -> Result:
+        """Return `result` with the track numbers of its detections."""
+        stream = result.frame.stream
+        if stream not in self._trackers:
+            self._trackers[stream] = Tracker(self._options)
+        return result.with_detections(self._trackers[stream].update(result.detections, result.frame.pts_s))
+
+
+class Tracker:
+    """Follows the objects of one stream.
+
+    Args:
+        options: How to track.
+
+    Raises:
+        MissingDependencyError: The extra `track` is not installed.
+    """
+
+    def __init__(self, options: TrackOptions | None = None) -> None:
+        require("trackers", "tracking", "track")
         import trackers
 
+        options = options if options is not None else TrackOptions()
         arguments: dict[str, Any] = {
-            # the library counts its buffer in frames of a 30 frames/s video and scales it by the frame rate
-            "lost_track_buffer": round(options.lost_s * 30),
-            "frame_rate": stream.fps or DEFAULT_FPS,
+            # the library counts in frames of a 30 frames/s video; the frames' times do the rest
+            "lost_track_buffer": round(options.lost_s * NOMINAL_FPS),
+            "frame_rate": NOMINAL_FPS,
             "minimum_consecutive_frames": options.min_frames,
         }
-        if options.algorithm == "bytetrack":
-            arguments["track_activation_threshold"] = options.min_score
-            arguments["high_conf_det_threshold"] = options.min_score
-        elif options.algorithm == "ocsort":
-            arguments["high_conf_det_threshold"] = options.min_score
-        else:
-            arguments["track_activation_threshold"] = options.min_score
+        for name in _SCORE_ARGUMENTS[options.algorithm]:
+            arguments[name] = options.min_score
         self._tracker: Any = getattr(trackers, ALGORITHMS[options.algorithm])(**arguments)
 
     def update(self, detections: Detections, pts_s: float) -> Detections:

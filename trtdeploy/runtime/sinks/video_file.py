@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 
+from trtdeploy.core.discovery import version_of
 from trtdeploy.core.errors import SinkError
 from trtdeploy.runtime.draw import fit_image
 from trtdeploy.runtime.sinks.output import make_folder, refuse_existing, room_left, sink_error
@@ -23,20 +24,22 @@ if TYPE_CHECKING:
 
     from trtdeploy.runtime.seams import StreamInfo
 
-CODECS: dict[str, tuple[str, ...]] = {
-    ".mp4": ("avc1", "mp4v"),
-    ".m4v": ("avc1", "mp4v"),
-    ".mov": ("avc1", "mp4v"),
-    ".mkv": ("avc1", "mp4v"),
-    ".avi": ("MJPG",),
-    ".webm": ("VP80",),
+CODECS: dict[str, str] = {
+    ".mp4": "mp4v",
+    ".m4v": "mp4v",
+    ".mov": "mp4v",
+    ".mkv": "mp4v",
+    ".avi": "MJPG",
+    ".webm": "VP80",
 }
-"""By file suffix, codecs in the order in which they are tried.
+"""Codec by file suffix: what OpenCV's wheels can write.
 
-H.264 (`avc1`) plays everywhere, and OpenCV's wheels cannot write it; distribution and JetPack builds can. MPEG-4
-(`mp4v`) plays in every video player but not in browsers, for which `.webm` is the choice.
+MPEG-4 (`mp4v`) and Motion JPEG play in video players, not in browsers; VP8 plays in both and costs some 15 times the
+processor time. H.264 (`avc1`), which plays everywhere, is missing in the wheels for its licence. An OpenCV that came
+with the system (Debian, JetPack) usually has it, so there it is tried first.
 """
 MAX_FILL_S = 10.0
+_WHEELS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 _CHECK_EVERY = 16
 _PROBE_AFTER = 256
 _RESERVE_BYTES = 4 << 20
@@ -130,10 +133,11 @@ class VideoFile:
             )
 
     def _opened(self) -> Any:
-        codecs = CODECS[self.path.suffix.lower()]
+        codec = CODECS[self.path.suffix.lower()]
+        codecs = ("avc1", codec) if codec == "mp4v" and version_of(*_WHEELS) is None else (codec,)
         with QuietOpenCV():
-            for codec in codecs:
-                fourcc = cv2.VideoWriter.fourcc(*codec)
+            for code in codecs:
+                fourcc = cv2.VideoWriter.fourcc(*code)
                 writer = cv2.VideoWriter(str(self.path), fourcc, self._fps, (self._width, self._height))
                 if writer.isOpened():
                     return writer

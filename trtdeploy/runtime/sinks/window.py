@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from trtdeploy.runtime.seams import StreamInfo
 
 _STOP_KEYS = {ord("q"), ord("Q"), 27}
+_PROBE_S = 20.0
 _MAX_WIDTH, _MAX_HEIGHT = 1600, 900
 
 
@@ -129,3 +131,18 @@ def _check_display() -> None:
             "There is no display for a window: neither DISPLAY nor WAYLAND_DISPLAY is set. Write a video instead, or "
             "connect with ssh -X."
         )
+    # Qt ends the whole process if the display refuses the connection, so another process goes first
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-c", "import cv2; cv2.namedWindow('probe'); cv2.destroyAllWindows()"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PROBE_S,
+            check=False,
+        )
+        code = probe.returncode
+    except subprocess.TimeoutExpired:
+        code = -1
+    if code != 0:
+        display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+        raise SinkError(f"The display '{display}' takes no window. Check DISPLAY, or write a video instead.")
