@@ -73,6 +73,28 @@ class Prepare:
         return PassResult(model, bool(changes), report)
 
 
+def specialise(model: ir.Model) -> str:
+    """Infer shapes and fold what they determine, in place; return why that failed, or an empty string.
+
+    A failure may leave the model half done: give it a copy.
+    """
+    refusals: list[str] = []
+    steps = [
+        _Step("shapes inferred", _infer_shapes),
+        _Step("constants folded", _fold),
+        _Step(
+            "folded constants to initializers",
+            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        ),
+        _Step("identities removed", common.IdentityEliminationPass()),
+        _Step("unused nodes removed", common.RemoveUnusedNodesPass()),
+        _Step("shapes inferred", _infer_shapes),
+    ]
+    for step in steps:
+        _run_step(model, step, [], refusals)
+    return "; ".join(refusals)
+
+
 def _steps() -> list[_Step]:
     """Return the library passes in order."""
     return [
