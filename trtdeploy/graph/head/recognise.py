@@ -23,8 +23,14 @@ from trtdeploy.graph.head.provenance import (
     origin_of,
 )
 
-STRIDE_SETS = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32), (8, 16), (32,), (8,), (16,))
+STRIDES = (2, 4, 8, 16, 32, 64, 128)
+COMMON_STRIDES = (8, 16, 32)
+STRIDE_SETS = (
+    *(STRIDES[i:j] for i in range(len(STRIDES)) for j in range(i + 1, len(STRIDES) + 1)),
+    COMMON_STRIDES,  # last, so that it wins where two sets have as many cells
+)
 ANCHORS = 3
+MAX_ANCHORS = 9
 YOLOX_PREPROCESS = Preprocess(fit="top-left", color="bgr", divisor=1.0)
 STRETCH = Preprocess(fit="stretch")
 UNFIT = {"classify": "classifies whole images", "obb": "detects rotated boxes, which the outputs cannot express"}
@@ -57,8 +63,12 @@ class Facts:
         height, width = (shape[2], shape[3]) if shape is not None and len(shape) == 4 else (None, None)
         if height is None or width is None:
             return {}
-        sets = [s for s in STRIDE_SETS if height % s[-1] == 0 and width % s[-1] == 0]
-        return {sum((height // s) * (width // s) for s in strides): strides for strides in reversed(sets)}
+        return {sum(-(-height // s) * -(-width // s) for s in strides): strides for strides in STRIDE_SETS}
+
+    @property
+    def row_counts(self) -> set[int]:
+        """Numbers of rows that a head on these grids may have."""
+        return {cells * anchors for cells in self.cells for anchors in range(1, MAX_ANCHORS + 1)}
 
 
 def recognise(facts: Facts, options: HeadOptions) -> Detector:
@@ -100,21 +110,17 @@ def _readings(facts: Facts, output: ir.Value, options: HeadOptions) -> list[Dete
         return [end_to_end]
     by_width = sorted((channels, axis) for axis in (1, 2) if (channels := shape[axis]) is not None and channels >= 5)
     for channels, axis in by_width:
-        head = _dense(facts, output, axis, channels, options) if _may_be_rows(facts, shape, axis) else None
+        head = _dense(facts, output, axis, channels, options)
         if head is not None:
             return [head]
     return []
 
 
-def _may_be_rows(facts: Facts, shape: list[int | None], axis: int) -> bool:
-    """Return whether the axis that is not `axis` can hold the candidates."""
-    rows, channels = shape[3 - axis], shape[axis]
-    if rows is None:
-        return True
-    counts = {n * k for n in facts.cells for k in (1, ANCHORS)}
-    if rows in counts:
-        return True
-    return channels not in counts
+def _on_grids(facts: Facts, rows: int | None) -> bool:
+    """Return whether a head can have `rows` candidates: as many as its grids have cells, or a multiple."""
+    if rows is None or not facts.cells:
+        return rows is None or rows > 4
+    return rows in facts.row_counts
 
 
 def _end_to_end(output: ir.Value, shape: list[int | None]) -> Detector | None:
@@ -145,9 +151,11 @@ def _end_to_end(output: ir.Value, shape: list[int | None]) -> Detector | None:
 
 def _modulus(value: ir.Value) -> int | None:
     """Return nc where class indices were made by `index % nc`."""
-    node = has_ancestor(value, frozenset({"Mod"}))
-    divisor = constant_of(node.inputs[1]) if node is not None and node.outputs[0] is value else None
-    return int(divisor) if divisor is not None and divisor.size == 1 else None
+    node = value.producer()
+    while node is not None and node.op_type in {"Unsqueeze", "Squeeze", "Reshape", "Identity", "Cast"}:
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    divisor = constant_of(node.inputs[1]) if node is not None and node.op_type == "Mod" else None
+    return int(divisor.item()) if divisor is not None and divisor.size == 1 else None
 
 
 def _dense(facts: Facts, output: ir.Value, axis: int, channels: int, options: HeadOptions) -> Detector | None:
@@ -157,6 +165,9 @@ def _dense(facts: Facts, output: ir.Value, axis: int, channels: int, options: He
         return None
     if _is_normalised(x, w, fifth):
         return _rtdetr(output, axis, channels)
+    undecoded = x.is_plain and x.kind in LAYERS | ACTIVATIONS
+    if not _on_grids(facts, Columns(output, axis).rows):
+        return None
     objectness = _has_objectness(facts, output, axis, channels, x, fifth, options)
     if objectness is None:
         return None
@@ -165,7 +176,7 @@ def _dense(facts: Facts, output: ir.Value, axis: int, channels: int, options: He
     classes, notes = _plain_classes(facts, channels, fifth)
     if classes is None:
         return None
-    if fifth.kind in LAYERS:
+    if undecoded or fifth.kind in LAYERS:
         return None
     return Detector(
         family="yolov8",
@@ -259,9 +270,9 @@ def _with_objectness(
         extra = channels - 5 - facts.names
         notes = (f"{extra} columns of mask coefficients are dropped; the engine detects boxes only.",)
     classes = channels - 5 - extra
-    if classes < 1 or fifth.kind in LAYERS:
+    raw = x.is_plain and w.is_plain
+    if classes < 1 or fifth.kind in LAYERS or (raw and x.kind not in LAYERS):
         return None
-    raw = x.is_plain and w.is_plain and x.kind not in ACTIVATIONS
     yolox = raw or ("Exp" in w.through and x.kind not in ACTIVATIONS)
     strides = _grid_strides(facts, output, axis) if raw else None
     if raw and strides is None:
