@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from trtdeploy.cli.live import live_line, live_view
 from trtdeploy.cli.names import parse_classes
 from trtdeploy.cli.outputs import check_outputs
 from trtdeploy.cli.summary import Refine, Tally, keep_detections, print_summary, summary_document
-from trtdeploy.cli.tracking import TrackStage
 from trtdeploy.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,23 +64,19 @@ def run_job(screen: Screen, job: InferJob) -> dict[str, Any]:
     from trtdeploy.runtime.pipeline import Pipeline
     from trtdeploy.runtime.sources import expand
 
-    engine = _open_engine(job)
+    engine = open_engine(job.engine, job.backend)
     sources = expand(list(job.videos))
     _check_job_outputs(job, [source.name for source in sources])
     stages = _filters(job, engine.info)
     if job.track is not None:
-        stages.append(TrackStage(job.track, lambda: pipeline.streams))
+        stages.append(_tracking(job.track))
     tally = Tally(engine.info, stages)
     sinks = _sinks(job)
     pipeline = Pipeline(engine, sources, sinks, _options(job, tally))
-    screen.note(f"{engine.path}: {engine.backend.name}, {len(sources)} streams. Opening sources and engine.")
-    run = _Run(engine, pipeline, tally, _videos(sinks), job.jsonl)
+    run = PipelineRun(engine, pipeline, tally, jsonl=job.jsonl, videos=_videos(sinks))
     try:
-        pipeline.start()
-        run.begin()
-        _note_start(screen, pipeline)
-        with screen.live(lambda: live_view(pipeline.metrics()), lambda: live_line(pipeline.metrics())):
-            pipeline.run()
+        run.start(screen)
+        run.finish(screen)
     except BaseException:
         if run.begun_s is not None:
             screen.partial = run.summary(interrupted=True)
@@ -92,23 +88,83 @@ def run_job(screen: Screen, job: InferJob) -> dict[str, Any]:
     return run.summary(interrupted=False)
 
 
-class _Run:
-    """One run of a pipeline, and its summary at any moment."""
+def open_engine(path: Path, backend: str | None) -> EngineFile:
+    """Return the engine at `path` and the backend that runs it: the one given, or the one that built it.
+
+    Raises:
+        EngineError: The file is not an engine.
+        UsageError: There is no such backend.
+        MissingDependencyError: The backend is not installed.
+    """
+    from trtdeploy.backends import registry
+    from trtdeploy.engine.sniff import read_info
+    from trtdeploy.runtime.engine_handle import EngineFile
+
+    info = read_info(path)
+    chosen, _reason = registry.choose(backend or info.backend)
+    return EngineFile(path, info, chosen)
+
+
+class PipelineRun:
+    """One run of a pipeline with its progress, and its summary at any moment.
+
+    Args:
+        engine: The engine.
+        pipeline: Made, and not started.
+        tally: The pipeline's `refine`.
+        jsonl: Where the JSON lines go.
+        videos: Where the annotated video of each stream goes; may be filled later.
+    """
 
     def __init__(
-        self, engine: EngineFile, pipeline: Pipeline, tally: Tally, videos: dict[str, Path], jsonl: Path | str | None
+        self,
+        engine: EngineFile,
+        pipeline: Pipeline,
+        tally: Tally,
+        *,
+        jsonl: Path | str | None = None,
+        videos: dict[str, Path] | None = None,
     ) -> None:
         self.begun_s: float | None = None
+        """When frames began to flow; None before."""
         self._created_s = time.monotonic()
-        self._videos = videos
-        self._jsonl = jsonl
         self._engine = engine
         self._pipeline = pipeline
         self._tally = tally
+        self._jsonl = jsonl
+        self._videos = {} if videos is None else videos
 
-    def begin(self) -> None:
-        """Note that everything is open and frames flow."""
+    def start(self, screen: Screen) -> None:
+        """Open everything, and say what runs.
+
+        Raises:
+            TrtdeployError: A source, the engine or an output cannot be opened.
+        """
+        pipeline = self._pipeline
+        screen.note(f"{self._engine.path}: {self._engine.backend.name}. Opening sources and engine.")
+        pipeline.start()
         self.begun_s = time.monotonic()
+        snapshot = pipeline.metrics()
+        measured = [plan for plan in snapshot.plans if not plan.error]
+        how = f", the fastest of {len(measured)} measured" if len(measured) > 1 else ""
+        threads = f"{snapshot.threads} threads" if snapshot.threads else "the library's threads"
+        screen.note(f"{snapshot.contexts} contexts with {threads} each, batch up to {snapshot.max_batch}{how}.")
+        for stream in pipeline.streams:
+            frames = f"{stream.frames} frames" if stream.frames is not None else "no known end"
+            rate = f"{stream.fps:g} frames/s" if stream.fps else "unknown rate"
+            screen.note(f"  {stream.name}: {stream.width}x{stream.height}, {rate}, {frames}")
+        if pipeline.metrics_port is not None:
+            screen.note(f"Metrics: http://127.0.0.1:{pipeline.metrics_port}/metrics")
+
+    def finish(self, screen: Screen) -> None:
+        """Run to the end of all streams.
+
+        Raises:
+            TrtdeployError: A source, the engine or an output failed.
+        """
+        pipeline = self._pipeline
+        with screen.live(lambda: live_view(pipeline.metrics()), lambda: live_line(pipeline.metrics())):
+            pipeline.run()
 
     def summary(self, *, interrupted: bool) -> dict[str, Any]:
         """Return the summary up to now."""
@@ -146,16 +202,6 @@ def _video_paths(path: Path, streams: list[str]) -> list[Path]:
     return [path.with_name(f"{path.stem}-{safe_name(stream)}{path.suffix}") for stream in streams]
 
 
-def _open_engine(job: InferJob) -> EngineFile:
-    from trtdeploy.backends import registry
-    from trtdeploy.engine.sniff import read_info
-    from trtdeploy.runtime.engine_handle import EngineFile
-
-    info = read_info(job.engine)
-    backend, _reason = registry.choose(job.backend or info.backend)
-    return EngineFile(job.engine, info, backend)
-
-
 def _filters(job: InferJob, info: EngineInfo) -> list[Refine]:
     """Return the stages that drop detections which were not asked for."""
     stages: list[Refine] = []
@@ -168,6 +214,20 @@ def _filters(job: InferJob, info: EngineInfo) -> list[Refine]:
     if job.conf is not None or classes is not None:
         stages.append(keep_detections(job.conf, classes))
     return stages
+
+
+def _tracking(algorithm: str) -> Refine:
+    """Return the stage that gives detections their track numbers.
+
+    Raises:
+        MissingDependencyError: The extra `track` is not installed.
+    """
+    from trtdeploy.runtime.track import Tracking, TrackOptions
+
+    stage = Tracking(TrackOptions(algorithm=algorithm))
+    for module in ("trackers", "supervision"):
+        importlib.import_module(module)  # takes seconds, for which the first frame would wait
+    return stage
 
 
 def _options(job: InferJob, tally: Tally) -> PipelineOptions:
@@ -209,18 +269,3 @@ def _videos(sinks: list[Sink]) -> dict[str, Path]:
     from trtdeploy.runtime.sinks import VideoSink
 
     return next((sink.paths for sink in sinks if isinstance(sink, VideoSink)), {})
-
-
-def _note_start(screen: Screen, pipeline: Pipeline) -> None:
-    """Say what runs, and where the metrics are."""
-    snapshot = pipeline.metrics()
-    measured = [plan for plan in snapshot.plans if not plan.error]
-    how = f", the fastest of {len(measured)} measured" if len(measured) > 1 else ""
-    threads = f"{snapshot.threads} threads" if snapshot.threads else "the library's threads"
-    screen.note(f"{snapshot.contexts} contexts with {threads} each, batch up to {snapshot.max_batch}{how}.")
-    for stream in pipeline.streams:
-        frames = f"{stream.frames} frames" if stream.frames is not None else "no known end"
-        rate = f"{stream.fps:g} frames/s" if stream.fps else "unknown rate"
-        screen.note(f"  {stream.name}: {stream.width}x{stream.height}, {rate}, {frames}")
-    if pipeline.metrics_port is not None:
-        screen.note(f"Metrics: http://127.0.0.1:{pipeline.metrics_port}/metrics")

@@ -152,7 +152,7 @@ def print_summary(screen: Screen, summary: dict[str, Any]) -> None:
     for stream in summary["streams"]:
         if stream["last_error"]:
             screen.say(f"\nLast error of {stream['name']}: {stream['last_error']}")
-    if summary["outputs"]["jsonl"] is not None:
+    if summary["outputs"]["jsonl"] not in {None, "-"}:
         screen.say(f"\nJSON lines: {summary['outputs']['jsonl']}")
     for stream, path in summary["outputs"]["video"].items():
         screen.say(f"Annotated {stream}: {path}")
