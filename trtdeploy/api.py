@@ -112,9 +112,7 @@ def build(
     return BuildReport(path=target, info=read_info(target), backend_reason=reason, reports=tuple(reports))
 
 
-def open(
-    engine: str | os.PathLike[str], backend: str | None = None, contexts: int = 1, threads: int = 0
-) -> Engine:
+def open(engine: str | os.PathLike[str], backend: str | None = None, contexts: int = 1, threads: int = 0) -> Engine:
     """Open an engine file.
 
     Args:
@@ -197,6 +195,7 @@ def _optimize(
     loaded: LoadedModel, backend: Backend, options: BuildOptions, step: Progress
 ) -> tuple[ir.Model, EngineInfo, list[PassReport]]:
     """Run the graph passes and put together the engine's metadata."""
+    from trtdeploy.graph.finish import Finish
     from trtdeploy.graph.frames import FramesIn
     from trtdeploy.graph.plan import GraphPass
     from trtdeploy.graph.prepare import Prepare
@@ -215,11 +214,13 @@ def _optimize(
 
     run(Prepare())
     shapes = SetShapes(options.sizes, options.batches)
-    stride = run(shapes)["stride"]
+    run(shapes)
+    sizes, batches = shapes.sizes, shapes.batches
     head = run(AppendHead(options.head, options.nms, options.class_names))
     preprocess = Preprocess(**head["preprocess"])
     kind: InputKind = "frames" if options.frames else "canvas"
-    run(FramesIn(kind, preprocess, shapes.sizes))
+    run(FramesIn(kind, preprocess, sizes))
+    run(Finish())
     info = EngineInfo(
         backend=backend.name,
         precision=options.precision.value,
@@ -228,13 +229,13 @@ def _optimize(
         fit=preprocess.fit,
         inputs=_tensors(model.graph.inputs),
         outputs=_tensors(model.graph.outputs),
-        batch_min=shapes.batches.min,
-        batch_opt=shapes.batches.opt,
-        batch_max=shapes.batches.max,
-        size_min=astuple(shapes.sizes.min),
-        size_opt=astuple(shapes.sizes.opt),
-        size_max=astuple(shapes.sizes.max),
-        stride=stride,
+        batch_min=batches.min,
+        batch_opt=batches.opt,
+        batch_max=batches.max,
+        size_min=astuple(sizes.min),
+        size_opt=astuple(sizes.opt),
+        size_max=astuple(sizes.max),
+        stride=shapes.stride,
         head=head["head"],
         class_names=head["class_names"],
         nms=NmsInfo(**head["nms"]),

@@ -43,6 +43,10 @@ class SetShapes:
 
     name = "set-shapes"
     stage = "SHAPES"
+    sizes: SizeRange
+    batches: BatchRange
+    stride: int
+    input_name: str
 
     def __init__(
         self, sizes: SizeRange | None = None, batches: BatchRange | None = None, *, verify: bool = True
@@ -50,10 +54,6 @@ class SetShapes:
         self._wanted_sizes = sizes
         self._wanted_batches = batches
         self._verify = verify
-        self.sizes: SizeRange | None = None
-        self.batches: BatchRange | None = None
-        self.stride = 0
-        self.input_name = ""
 
     def run(self, model: ir.Model) -> PassResult:
         """Set the shapes.
