@@ -84,7 +84,7 @@ class GstProcess:
         deadline = time.monotonic() + self._timeout_s
         while not self._has_data(deadline):
             continue
-        caps = self._seen_caps()
+        caps = self._next_caps()
         if caps is None:
             raise self._error("it printed no video format")
         self.caps = caps
@@ -110,7 +110,7 @@ class GstProcess:
             if count == 0:
                 return self._finish(partial=filled > 0)
             filled += count
-        caps = self._seen_caps()
+        caps = self._next_caps()
         if caps is not None and (caps.height, caps.width) != (self.caps.height, self.caps.width):
             raise GstError(
                 f"the frame size changed from {self.caps.width}x{self.caps.height} to {caps.width}x{caps.height}. "
@@ -197,20 +197,14 @@ class GstProcess:
                 return False
             self._text += text.decode(errors="replace")
 
-    def _seen_caps(self) -> Caps | None:
-        """Return the newest complete format line, and forget the text before it."""
+    def _next_caps(self) -> Caps | None:
+        """Return the oldest format line that was not looked at yet, None when there is none."""
         self._drain()
-        matches = _CAPS.findall(self._text)
-        self._text = self._text[-4096:] if not matches else self._text[self._text.rindex("\n") + 1 :]
-        if not matches:
-            return None
-        line = matches[-1]
-        width, height = re.search(r"width=\(int\)(\d+)", line), re.search(r"height=\(int\)(\d+)", line)
-        rate = re.search(r"framerate=\(fraction\)(\d+)/(\d+)", line)
-        if width is None or height is None:
-            return None
-        fps = int(rate[1]) / int(rate[2]) if rate is not None and int(rate[1]) and int(rate[2]) else None
-        return Caps(int(height[1]), int(width[1]), fps)
+        while "\n" in self._text:
+            line, _, self._text = self._text.partition("\n")
+            if _CAPS.search(line):
+                return _parsed(line)
+        return None
 
     def _finish(self, *, partial: bool) -> bool:
         """Judge the end of the frames by how the child ended; returns False, the end of the stream."""
@@ -230,3 +224,12 @@ class GstProcess:
         lines = [line.strip() for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()]
         shown = [line for line in lines if "ERROR" in line or "erroneous" in line or "no element" in line] or lines
         return GstError(f"{what}. {' '.join(shown[:3])[:500]}".strip())
+
+
+def _parsed(line: str) -> Caps | None:
+    width, height = re.search(r"width=\(int\)(\d+)", line), re.search(r"height=\(int\)(\d+)", line)
+    rate = re.search(r"framerate=\(fraction\)(\d+)/(\d+)", line)
+    if width is None or height is None:
+        return None
+    fps = int(rate[1]) / int(rate[2]) if rate is not None and int(rate[1]) and int(rate[2]) else None
+    return Caps(int(height[1]), int(width[1]), fps)
