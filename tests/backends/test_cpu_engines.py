@@ -113,8 +113,8 @@ def test_boxes_would_round_if_the_whole_graph_ran_in_16_bits(
     if native_half() != "bf16":
         pytest.skip("this CPU has no bfloat16 arithmetic")
 
-    def whole(model: Any, *, resampling: bool) -> list[Part]:
-        return [Part(model, [IMAGES], [output.get_any_name() for output in model.outputs], half=True)]
+    def whole(model: Any, outputs: list[str], *, resampling: bool) -> list[Part]:
+        return [Part(model, [IMAGES], outputs, half=True)]
 
     monkeypatch.setattr(openvino_parts, "split", whole)
     assert box_error(context_of(engines["openvino", "fp16"]), reference) > BOX_TOLERANCE

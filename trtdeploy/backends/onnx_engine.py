@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtdeploy.backends.base import Progress, Session
+from trtdeploy.backends.base import Backend, Progress, SessionOptions
 from trtdeploy.backends.child import run_in_child
 from trtdeploy.backends.contract import Contract
 from trtdeploy.backends.fp16_storage import store_weights_as_fp16
@@ -56,32 +56,32 @@ def write_engine(
             _save(model, temporary, weights)
             what = f"Trying {target.name} in {library}"
             run_in_child(probe, str(temporary), metadata, what=what, progress=progress)
+    except BuildError as error:
+        weights.unlink(missing_ok=True)
+        raise BuildError(str(error).replace(str(temporary), str(target))) from error
     except BaseException:
         weights.unlink(missing_ok=True)
         raise
     _remove_old_weights(target, keep=weights)
 
 
-def run_probes(report: Progress, session: Session) -> None:
-    """Run the session's probes and check the outputs; in the child process.
+def run_probes(report: Progress, backend: Backend, path: str, metadata: str) -> None:
+    """Open a new engine, run it at both ends of its ranges and check the outputs; in the child process.
 
     Raises:
         BuildError: The engine fails, or its outputs are not as its metadata promises.
     """
-    contract = Contract("the new engine", session.info)
+    info = decode_info(metadata, path)
+    contract = Contract(path, info)
+    report("loading the engine")
     try:
-        context = session.create_context()
+        context = backend.open(Path(path), info, SessionOptions()).create_context()
         for images in contract.probes():
             batch, height, width, _ = images.shape
             report(f"running batch {batch} of {height}x{width}")
             contract.check_outputs(images, context.infer(images))
     except EngineError as error:
         raise BuildError(str(error)) from error
-
-
-def read_metadata(metadata: str) -> EngineInfo:
-    """Parse the metadata that `write_engine` hands to `probe`."""
-    return decode_info(metadata, "the new engine")
 
 
 def refuse_int8(info: EngineInfo) -> None:
@@ -115,7 +115,9 @@ def _save(model: ir.Model, path: Path, weights: Path) -> None:
         else:
             ir.external_data.load_to_model(model)
             ir.save(model, path, format="protobuf")
-    except (ValueError, TypeError) as error:
+    except OSError:
+        raise  # of the file, for atomic_write
+    except Exception as error:  # of onnx-ir and protobuf, which share no other base
         raise BuildError(f"The model cannot be written as ONNX: {error}") from error
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from trtdeploy.backends.base import Availability, Progress, SessionOptions
 from trtdeploy.backends.contract import Contract
-from trtdeploy.backends.onnx_engine import first_lines, read_metadata, refuse_int8, run_probes, write_engine
+from trtdeploy.backends.onnx_engine import first_lines, refuse_int8, run_probes, write_engine
 from trtdeploy.backends.threads import core_plans, threads_per_context
 from trtdeploy.core.discovery import is_installed, version_of
 from trtdeploy.core.engine_info import EngineInfo
@@ -156,8 +156,7 @@ class OnnxRuntimeContext:
 
 def _probe(report: Progress, path: str, metadata: str) -> None:
     """Open and run a new engine, in the child process."""
-    report("loading the engine")
-    run_probes(report, OnnxRuntimeBackend().open(Path(path), read_metadata(metadata), SessionOptions()))
+    run_probes(report, OnnxRuntimeBackend(), path, metadata)
 
 
 def _specs(nodes: list[Any]) -> list[TensorSpec]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from trtdeploy.backends.base import Availability, Progress, SessionOptions
 from trtdeploy.backends.contract import Contract
-from trtdeploy.backends.onnx_engine import first_lines, read_metadata, refuse_int8, run_probes, write_engine
+from trtdeploy.backends.onnx_engine import first_lines, refuse_int8, run_probes, write_engine
 from trtdeploy.backends.threads import core_plans, threads_per_context
 from trtdeploy.core.discovery import is_installed, require, version_of
 from trtdeploy.core.engine_info import EngineInfo
@@ -121,12 +121,15 @@ class OpenVinoSession:
 
         core = ov.Core()
         model = core.read_model(str(self._path))
-        self._contract.check_tensors(_specs(model.inputs), _specs(model.outputs))
+        inputs = _specs(model.inputs, [self._contract.input_name])
+        outputs = _specs(model.outputs, self._contract.output_names)
+        self._contract.check_tensors(inputs, outputs)
+        names = [spec.name for spec in outputs]
         half = native_half() if Precision(self.info.precision) is Precision.FP16 else None
         if half is None:
-            parts = [Part(model, [IMAGES], [output.get_any_name() for output in model.outputs], half=False)]
+            parts = [Part(model, [IMAGES], names, half=False)]
         else:
-            parts = split(model, resampling=self.info.input_kind == "frames")
+            parts = split(model, names, resampling=self.info.input_kind == "frames")
         contexts = max(1, options.contexts)
         threads = contexts * threads_per_context(options)
         settings = {"NUM_STREAMS": str(contexts), "INFERENCE_NUM_THREADS": threads}
@@ -182,17 +185,16 @@ def native_half() -> str | None:
 
 def _probe(report: Progress, path: str, metadata: str) -> None:
     """Open and run a new engine, in the child process."""
-    report("loading the engine")
-    run_probes(report, OpenVinoBackend().open(Path(path), read_metadata(metadata), SessionOptions()))
+    run_probes(report, OpenVinoBackend(), path, metadata)
 
 
-def _specs(values: list[ov.Output]) -> list[TensorSpec]:
-    """Return OpenVINO's tensor descriptions as ours."""
-    return [
-        TensorSpec(
-            value.get_any_name(),
-            str(value.get_element_type().to_dtype()),
-            tuple(d.get_length() if d.is_static else "?" for d in value.get_partial_shape()),
-        )
-        for value in values
-    ]
+def _specs(values: list[ov.Output], wanted: list[str]) -> list[TensorSpec]:
+    """Return OpenVINO's tensor descriptions as ours. A tensor may have several names: one of `wanted` is taken."""
+    specs: list[TensorSpec] = []
+    for value in values:
+        names = value.get_names()
+        taken = {spec.name for spec in specs}
+        name = next((name for name in wanted if name in names and name not in taken), None) or min(names)
+        shape = tuple(d.get_length() if d.is_static else "?" for d in value.get_partial_shape())
+        specs.append(TensorSpec(name, str(value.get_element_type().to_dtype()), shape))
+    return specs

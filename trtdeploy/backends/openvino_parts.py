@@ -42,17 +42,17 @@ class Part:
     half: bool
 
 
-def split(model: ov.Model, *, resampling: bool) -> list[Part]:
+def split(model: ov.Model, outputs: list[str], *, resampling: bool) -> list[Part]:
     """Cut `model`, whose nodes are reused, into parts to be run in order.
 
     Args:
         model: One input, `images`; not to be used afterwards.
+        outputs: Names for its outputs.
         resampling: Whether the graph resamples the images before the network.
 
     Returns:
         One to three parts: before the network (only with `resampling`), the network, and behind it.
     """
-    outputs = [output.get_any_name() for output in model.outputs]
     heavy = _with_weights(model, HEAVY_ELEMENTS)
     if not heavy:
         return [Part(model, [IMAGES], outputs, half=False)]
