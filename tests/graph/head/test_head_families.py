@@ -58,7 +58,7 @@ def yolox_decoded(raw, cells):
 
 def decoded(kind, raw, net):
     """Return boxes xyxy and class scores of the raw output, written out naively."""
-    if kind == "yolov5" or kind == "yolox decoded":
+    if kind in {"yolov5", "yolox decoded"}:
         return with_objectness(raw)
     if kind == "yolox raw":
         return with_objectness(yolox_decoded(raw, net.cells()))
