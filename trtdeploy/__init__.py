@@ -27,7 +27,7 @@ _HOMES = {
     "open": "trtdeploy.api",
 }
 
-__all__ = sorted([*_HOMES, "__version__"])
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
@@ -37,4 +37,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, "__version__"]
