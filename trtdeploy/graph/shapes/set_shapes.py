@@ -112,6 +112,7 @@ class SetShapes:
             notes.changes.append(f"exported with a fixed {what}, made dynamic")
             notes.changes += [f"{count} {text}" for text, count in changed.items()]
         _set_input_shape(goal)
+        ranks = [None if value.shape is None else len(value.shape) for value in model.graph.outputs]
         _forget_shapes(model)
         if self._verify and (goal.new_batch or goal.new_size):
             notes.details["verified"] = verify_rewritten(before, model, goal.image, goal.probes()[0], goal)
@@ -124,6 +125,9 @@ class SetShapes:
         if refused:
             notes.refusals.append(refused)
             model = backup
+        for value, rank in zip(model.graph.outputs, ranks, strict=True):
+            if value.shape is None and rank is not None:  # the standard demands a shape, if only its rank
+                value.shape = ir.Shape([None] * rank)
         notes.changes.append(f"input {goal.image.name} is [{goal.batches},3,{goal.sizes}]")
         return model
 
