@@ -12,6 +12,9 @@ from trtdeploy.core.engine_info import EngineInfo, TensorInfo
 from trtdeploy.core.errors import EngineError
 from trtdeploy.core.types import Size, TensorSpec
 
+_ODD_FRAME = (241, 319)
+"""Frames may have any size."""
+
 
 class Contract:
     """The shapes and types that `info` promises for the engine `name`.
@@ -82,7 +85,7 @@ class Contract:
                 f"{self._name}: the engine accepts images of {allowed}, got {size}. "
                 "Letterbox the frames to an allowed size, or rebuild with --dynamic."
             )
-        if height % stride or width % stride:
+        if size not in {sizes.min, sizes.opt, sizes.max} and (height % stride or width % stride):
             raise EngineError(
                 f"{self._name}: image size {size} is not a multiple of the stride {stride}. "
                 f"Letterbox the frames to {size.snapped(stride)}."
