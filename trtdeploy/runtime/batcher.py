@@ -10,9 +10,7 @@ from dataclasses import dataclass
 
 from trtdeploy.core.types import Frame, Size
 from trtdeploy.runtime.options import Policy
-
-WAIT_S = 1.0
-"""Longest single wait; a bound, not a poll: every change notifies."""
+from trtdeploy.runtime.waiting import WAIT_S, Waiters
 
 
 class Ticket:
@@ -53,7 +51,7 @@ class _Lane:
         self.policy = options.policy
         self.capacity = 1 if options.policy == "latest" else options.capacity
         self.queue: deque[Ticket] = deque()
-        self.space = threading.Condition(lock)
+        self.space = Waiters(lock)
         self.producer_waits = False
         self.open = True
         self.taken = 0
@@ -77,7 +75,7 @@ class Batcher:
 
     def __init__(self, lanes: Sequence[LaneOptions], max_batch: int, deadline_s: float, window: int) -> None:
         self._lock = threading.Lock()
-        self._work = threading.Condition(self._lock)
+        self._work = Waiters(self._lock)
         self._lanes = [_Lane(options, self._lock) for options in lanes]
         self._max_batch = max_batch
         self._deadline_s = deadline_s
@@ -111,7 +109,7 @@ class Batcher:
                 dropped += 1
             lane.queue.append(ticket)
             self._queued += 1
-            self._work.notify()
+            self._work.wake()
         return True, dropped
 
     def take(self) -> list[Ticket] | None:
@@ -136,7 +134,7 @@ class Batcher:
             was_closed = self._in_flight >= self._window
             self._in_flight -= count
             if was_closed:
-                self._work.notify(count)
+                self._work.wake(count)
 
     def finish(self, lane: int) -> None:
         """End a stream: nothing more is queued; what is queued is still taken. Idempotent."""
@@ -157,7 +155,7 @@ class Batcher:
                 lane.queue.clear()
                 self._finish(lane)
             self._queued = 0
-            self._work.notify_all()
+            self._work.wake_all()
 
     def is_open(self, lane: int) -> bool:
         """Return whether a stream may still queue frames."""
@@ -172,8 +170,8 @@ class Batcher:
             return
         lane.open = False
         self._open -= 1
-        lane.space.notify_all()
-        self._work.notify_all()
+        lane.space.wake_all()
+        self._work.wake_all()
 
     def _until_ready(self) -> float:
         """Return the seconds to wait for a fuller batch; 0 when it is full, due, or cannot grow."""
@@ -205,7 +203,7 @@ class Batcher:
                 found = True
                 if lane.producer_waits and len(lane.queue) <= lane.capacity // 2:
                     lane.producer_waits = False
-                    lane.space.notify()
+                    lane.space.wake()
                 if len(batch) == room:
                     break
         self._queued -= len(batch)
@@ -217,4 +215,4 @@ class Batcher:
         for lane in self._lanes:
             if lane.producer_waits and len(lane.queue) < lane.capacity:
                 lane.producer_waits = False
-                lane.space.notify()
+                lane.space.wake()

@@ -26,9 +26,9 @@ PALETTE: tuple[Bgr, ...] = (
     (233, 180, 86),
     (0, 94, 213),
     (66, 228, 240),
-    (153, 153, 153),
+    (255, 255, 255),
 )
-"""Colours that the colour-blind can tell apart, BGR: Okabe and Ito, "Color universal design" (2008), grey for black."""
+"""Colours that the colour-blind can tell apart, BGR: Okabe and Ito, "Color universal design" (2008), white for black."""
 
 
 @dataclass(frozen=True, kw_only=True)

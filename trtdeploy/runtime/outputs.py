@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from trtdeploy.core.engine_info import EngineInfo
 from trtdeploy.core.types import Result
-from trtdeploy.runtime.batcher import WAIT_S
 from trtdeploy.runtime.lifecycle import Lifecycle
 from trtdeploy.runtime.seams import Sink, StopPipeline, StreamInfo
+from trtdeploy.runtime.waiting import WAIT_S, Waiters
 
 logger = logging.getLogger("trtdeploy.runtime")
 
@@ -29,8 +29,8 @@ class OutputQueue:
 
     def __init__(self, capacity: int) -> None:
         self._lock = threading.Lock()
-        self._filled = threading.Condition(self._lock)
-        self._space = threading.Condition(self._lock)
+        self._filled = Waiters(self._lock)
+        self._space = Waiters(self._lock)
         self._results: deque[Result] = deque()
         self._capacity = capacity
         self._ended = False
@@ -43,7 +43,7 @@ class OutputQueue:
                 self._space.wait(WAIT_S)
             if not self._ended and not self._discarding:
                 self._results.append(result)
-                self._filled.notify()
+                self._filled.wake()
 
     def get(self) -> Result | None:
         """Return the next result, waiting for it; None at the end."""
@@ -52,22 +52,22 @@ class OutputQueue:
                 if self._ended:
                     return None
                 self._filled.wait(WAIT_S)
-            self._space.notify()
+            self._space.wake()
             return self._results.popleft()
 
     def end(self) -> None:
         """Let the taker have what is queued and then None; let waiting givers go. Idempotent."""
         with self._lock:
             self._ended = True
-            self._filled.notify_all()
-            self._space.notify_all()
+            self._filled.wake_all()
+            self._space.wake_all()
 
     def discard(self) -> None:
         """Forget what is queued and everything that comes."""
         with self._lock:
             self._discarding = True
             self._results.clear()
-            self._space.notify_all()
+            self._space.wake_all()
 
     def __len__(self) -> int:
         return len(self._results)
@@ -153,26 +153,3 @@ class SinkWriter:
     def _fail(self, error: Exception) -> None:
         self.queue.discard()
         self._lifecycle.fail(error)
-
-
-class CallbackSink:
-    """Calls a function with each result.
-
-    Args:
-        function: The callback; an exception from it ends the pipeline.
-    """
-
-    name = "callback"
-
-    def __init__(self, function: Callable[[Result], None]) -> None:
-        self._function = function
-
-    def open(self, streams: list[StreamInfo], engine: EngineInfo) -> None:
-        """Do nothing: a function needs no preparation."""
-
-    def write(self, result: Result) -> None:
-        """Call the function."""
-        self._function(result)
-
-    def close(self) -> None:
-        """Do nothing: a function needs no finishing."""

@@ -6,14 +6,14 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import TypeVar
 
 from trtdeploy.core.errors import SourceError, UsageError
 from trtdeploy.core.types import Result
-from trtdeploy.runtime.batcher import WAIT_S, Batcher, LaneOptions
+from trtdeploy.runtime.batcher import Batcher, LaneOptions
 from trtdeploy.runtime.engine_handle import EngineHandle, handle_of
 from trtdeploy.runtime.letterbox import OpenCvThreads
 from trtdeploy.runtime.lifecycle import Lifecycle
@@ -21,14 +21,17 @@ from trtdeploy.runtime.metrics import Metrics, PipelineSnapshot
 from trtdeploy.runtime.network_size import SizeChooser
 from trtdeploy.runtime.options import PipelineOptions, ReconnectOptions
 from trtdeploy.runtime.ordering import Resequencer
-from trtdeploy.runtime.outputs import CallbackSink, OutputQueue, SinkWriter
+from trtdeploy.runtime.outputs import OutputQueue, SinkWriter
 from trtdeploy.runtime.plan import open_plan
 from trtdeploy.runtime.postprocess import check_has_detections
 from trtdeploy.runtime.prometheus import MetricsServer
 from trtdeploy.runtime.seams import Sink, Source, StreamInfo
+from trtdeploy.runtime.sinks.callback import CallbackSink
 from trtdeploy.runtime.slots import Finished, Worker
+from trtdeploy.runtime.sources import expand
 from trtdeploy.runtime.streams import StreamReader
 from trtdeploy.runtime.tuner import OpenPlan
+from trtdeploy.runtime.waiting import WAIT_S
 
 __all__ = ["Pipeline", "PipelineOptions", "ReconnectOptions"]
 
@@ -52,7 +55,7 @@ class Pipeline:
 
     Args:
         engine: Path of an engine file, or an open `trtdeploy.Engine` (which stays the caller's).
-        sources: What `trtdeploy.runtime.sources.open_source` understands, or sources.
+        sources: Addresses that `trtdeploy.runtime.sources.expand` understands, or sources with names of their own.
         sinks: Where results go besides the iterator; each is used in a thread of its own.
         options: How to run.
 
@@ -77,16 +80,15 @@ class Pipeline:
         check_has_detections(self._info, str(self._engine.path))
         self._check_batch()
         self._sizes = SizeChooser(self._info, self._options.size, self._options.rect)
-        opened = [_open_source(source) for source in sources]
-        names = _unique([source.name for source in opened])
+        expanded = expand(sources)
         callback = self._options.on_result
         self._sinks = [*sinks, CallbackSink(callback)] if callback is not None else list(sinks)
         self._lifecycle = Lifecycle()
-        self._metrics = Metrics(names)
+        self._metrics = Metrics([source.name for source in expanded])
         self._opened_readers: SimpleQueue[StreamReader] = SimpleQueue()
         self._readers = [
-            StreamReader(index, name, source, self._options, self._lifecycle, self._metrics, self._opened_readers.put)
-            for index, (name, source) in enumerate(zip(names, opened, strict=True))
+            StreamReader(index, source, self._options, self._lifecycle, self._metrics, self._opened_readers.put)
+            for index, source in enumerate(expanded)
         ]
         self._results = OutputQueue(self._options.output_frames)
         self._queues = [self._results]
@@ -173,6 +175,10 @@ class Pipeline:
         self._finished = True
         self._lifecycle.stop()
         until = time.monotonic() + self._options.shutdown_s
+        with self._lock:
+            server, self._server = self._server, None
+        if server is not None:
+            server.close()
         threads = [worker.thread for worker in self._workers] + [writer.thread for writer in self._writers]
         threads += [reader.thread for reader in self._readers]
         _join(threads, until)
@@ -182,10 +188,13 @@ class Pipeline:
         self._release()
 
     def __iter__(self) -> Iterator[Result]:
-        self.start()
+        if not self._started:
+            self.start()
         return self
 
     def __next__(self) -> Result:
+        if not self._started:
+            self.start()
         result = self._results.get()
         if result is None:
             self._finish()
@@ -202,7 +211,7 @@ class Pipeline:
         self.close()
         if kind is None:
             self._raise_error()
-        elif self._lifecycle.error is not None and self._lifecycle.error is not error:
+        elif self._lifecycle.error is not None and not self._raised:
             logger.warning("The pipeline had failed meanwhile: %s", self._lifecycle.error)
 
     def _start(self) -> None:
@@ -249,7 +258,8 @@ class Pipeline:
         for sink in self._sinks:
             writer = SinkWriter(sink, self.streams, self._info, capacity, self._lifecycle, opened.put)
             self._writers.append(writer)
-            self._queues.append(writer.queue)
+            # The iterator comes last: what the caller has seen, every sink has got.
+            self._queues.insert(0, writer.queue)
             writer.start()
         waiting = len(self._writers)
         while waiting:
@@ -340,9 +350,6 @@ class Pipeline:
     def _release(self) -> None:
         with self._lock:
             idle = self._working == 0
-            server, self._server = self._server, None
-        if server is not None:
-            server.close()
         self._cv_threads.restore()
         if idle:
             self._close_session()
@@ -364,34 +371,17 @@ class Pipeline:
             )
 
 
-def _open_source(source: str | Source) -> Source:
-    if not isinstance(source, str):
-        return source
-    from trtdeploy.runtime.sources import open_source
-
-    return open_source(source)
-
-
-def _unique(names: Iterable[str]) -> list[str]:
-    """Return `names` with a number after those that come again."""
-    unique: list[str] = []
-    for name in names:
-        candidate, count = name, 1
-        while candidate in unique:
-            count += 1
-            candidate = f"{name}#{count}"
-        unique.append(candidate)
-    return unique
-
-
 def _arrivals(queue: SimpleQueue[T], count: int, timeout_s: float) -> Iterator[T]:
     """Yield up to `count` items as they come, for at most `timeout_s`."""
     until = time.monotonic() + timeout_s
-    for _ in range(count):
+    while count:
+        left_s = until - time.monotonic()
         try:
-            yield queue.get(timeout=max(0.0, until - time.monotonic()))
+            yield queue.get(timeout=max(0.0, min(left_s, WAIT_S)))
+            count -= 1
         except Empty:
-            return
+            if left_s <= WAIT_S:
+                return
 
 
 def _join(threads: Sequence[threading.Thread], until: float) -> None:

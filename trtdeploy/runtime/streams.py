@@ -7,20 +7,20 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trtdeploy.core.errors import SourceError
 from trtdeploy.core.types import Frame
-from trtdeploy.runtime.batcher import WAIT_S, Batcher, Ticket
+from trtdeploy.runtime.batcher import Batcher, Ticket
 from trtdeploy.runtime.buffers import FramePool
 from trtdeploy.runtime.lifecycle import Lifecycle
 from trtdeploy.runtime.metrics import Metrics
 from trtdeploy.runtime.network_size import SizeChooser
 from trtdeploy.runtime.options import PipelineOptions, Policy, ReconnectOptions
 from trtdeploy.runtime.seams import Source, StreamInfo
+from trtdeploy.runtime.waiting import WAIT_S
 
 logger = logging.getLogger("trtdeploy.runtime")
 
@@ -36,8 +36,7 @@ class StreamReader:
 
     Args:
         index: Position among the pipeline's sources.
-        name: Unique name of the stream.
-        source: The source; nobody else touches it from here on.
+        source: The source, with a name unique in the pipeline; nobody else touches it from here on.
         options: The pipeline's options.
         lifecycle: Stop signal and error route.
         metrics: Counters; this reader owns its stream's.
@@ -47,14 +46,13 @@ class StreamReader:
     def __init__(
         self,
         index: int,
-        name: str,
         source: Source,
         options: PipelineOptions,
         lifecycle: Lifecycle,
         metrics: Metrics,
         on_opened: Callable[[StreamReader], None],
     ) -> None:
-        self.name = name
+        self.name = name = source.name
         self.live = source.live
         self.info: StreamInfo | None = None
         self.error: Exception | None = None
@@ -86,10 +84,9 @@ class StreamReader:
     def stream_info(self) -> StreamInfo:
         """What is known of the stream; size 0x0 while a live source has not opened."""
         source = self._source
-        known = self.info or StreamInfo(
+        return self.info or StreamInfo(
             name=self.name, uri=source.uri, live=self.live, fps=None, frames=None, height=0, width=0
         )
-        return replace(known, name=self.name)
 
     def start(self) -> None:
         """Start opening the source."""

@@ -15,9 +15,9 @@ from trtdeploy.backends.base import Context, Session, SessionOptions
 from trtdeploy.core.errors import EngineError
 from trtdeploy.core.preprocess import PAD_VALUE
 from trtdeploy.core.types import Size
-from trtdeploy.runtime.batcher import WAIT_S
 from trtdeploy.runtime.engine_handle import EngineHandle
 from trtdeploy.runtime.metrics import PlanMeasurement
+from trtdeploy.runtime.waiting import WAIT_S
 
 logger = logging.getLogger("trtdeploy.runtime")
 
@@ -48,16 +48,16 @@ class Tuner:
         engine: The engine.
         size: Input size to measure at.
         stopping: Ends the measurement early; the best plan so far is used.
-        measure_s: Seconds per plan.
+        measure_s: Seconds per plan; default `MEASURE_S`.
     """
 
     def __init__(
-        self, engine: EngineHandle, size: Size, stopping: threading.Event, measure_s: float = MEASURE_S
+        self, engine: EngineHandle, size: Size, stopping: threading.Event, measure_s: float | None = None
     ) -> None:
         self._engine = engine
         self._size = size
         self._stopping = stopping
-        self._measure_s = measure_s
+        self._measure_s = MEASURE_S if measure_s is None else measure_s
         self._interrupted = False
 
     def open(self, options: SessionOptions, max_batch: int) -> OpenPlan:
@@ -125,13 +125,13 @@ class Tuner:
             raise
         rate_to_beat = max((m.images_per_s for m in measured), default=0.0)
         measured += results
-        fastest = _fastest(results)
-        if fastest is None or fastest.images_per_s <= rate_to_beat:
+        winner = fastest(results)
+        if winner is None or winner.images_per_s <= rate_to_beat:
             opened.session.close()
             return best
         if best is not None:
             best.session.close()
-        return replace(opened, max_batch=fastest.batch)
+        return replace(opened, max_batch=winner.batch)
 
     def _measure_batches(
         self, opened: OpenPlan, batches: Sequence[int], errors: list[Exception]
@@ -221,7 +221,7 @@ def _failed(plan: SessionOptions, batch: int, error: Exception) -> PlanMeasureme
     )
 
 
-def _fastest(results: Sequence[PlanMeasurement]) -> PlanMeasurement | None:
+def fastest(results: Sequence[PlanMeasurement]) -> PlanMeasurement | None:
     """Return the best batch: the smallest, unless a larger one is faster by `BATCH_GAIN`."""
     best: PlanMeasurement | None = None
     for result in results:
