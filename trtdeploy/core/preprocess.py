@@ -6,6 +6,7 @@ The host letterbox (runtime) and the letterbox in the graph (FRAMES pass) both f
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from trtdeploy.core.types import Size
@@ -72,8 +73,20 @@ class Letterbox:
 
     def to_frame(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map `[N, 4]` canvas boxes to frame pixels in place, clipped to the frame, and return them."""
+        import numpy as np
+
+        offset, scale, limit = self._way_back
+        np.subtract(xyxy, offset, out=xyxy, casting="same_kind")
+        np.multiply(xyxy, scale, out=xyxy, casting="same_kind")
+        np.maximum(xyxy, 0, out=xyxy)
+        return np.minimum(xyxy, limit, out=xyxy, casting="same_kind")
+
+    @cached_property
+    def _way_back(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Offset, scale and limit of `to_frame`, made once: this runs for every frame."""
+        import numpy as np
+
         sx = self.frame.width / self.scaled.width
         sy = self.frame.height / self.scaled.height
-        xyxy -= (self.left, self.top, self.left, self.top)
-        xyxy *= (sx, sy, sx, sy)
-        return xyxy.clip(0, (self.frame.width, self.frame.height) * 2, out=xyxy)
+        offset = np.array((self.left, self.top) * 2, np.float64)
+        return offset, np.array((sx, sy) * 2), np.array((self.frame.width, self.frame.height) * 2, np.float64)
