@@ -32,18 +32,20 @@ def detections_of(outputs: Mapping[str, NDArray[Any]], slot: int, layout: Letter
     """
     try:
         count = int(outputs["num_dets"][slot, 0])
-        boxes, scores, classes = outputs["boxes"][slot], outputs["scores"][slot], outputs["classes"][slot]
+        boxes, scores, classes = outputs["boxes"], outputs["scores"], outputs["classes"]
+        slots = scores.shape[1]
     except (KeyError, IndexError) as error:
         raise EngineError(
             f"The engine returned {_describe(outputs)}; expected {', '.join(OUTPUTS)} for batch slot {slot}. "
             "Rebuild the engine."
         ) from error
-    if not 0 <= count <= len(scores):
-        raise EngineError(f"The engine returned num_dets {count}; expected 0 to {len(scores)}. Rebuild the engine.")
-    xyxy = np.array(boxes[:count], np.float32)
+    if not 0 <= count <= slots:
+        raise EngineError(f"The engine returned num_dets {count}; expected 0 to {slots}. Rebuild the engine.")
+    # astype copies, and costs a third of np.array.
+    xyxy = boxes[slot, :count].astype(np.float32)
     if layout is not None and count:
         layout.to_frame(xyxy)
-    return Detections(xyxy, np.array(scores[:count], np.float32), np.array(classes[:count], np.int32))
+    return Detections(xyxy, scores[slot, :count].astype(np.float32), classes[slot, :count].astype(np.int32))
 
 
 def check_has_detections(info: EngineInfo, origin: str) -> None:
