@@ -17,6 +17,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from trtdeploy.cli.main import main
+
 CLASS_NAMES = ("red", "blue")
 TIMEOUT_S = 120
 
@@ -74,6 +76,22 @@ def cli(tmp_path: Path) -> Callable[..., Done]:
             **options,
         )
         return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    return run
+
+
+@pytest.fixture
+def cli_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Done]:
+    """Run `trtdeploy` with arguments in `tmp_path` inside the test's process, where the libraries are loaded."""
+
+    def run(*args: object) -> Done:
+        monkeypatch.chdir(tmp_path)
+        capfd.readouterr()
+        code = main([str(arg) for arg in args])
+        captured = capfd.readouterr()
+        return Done(code, captured.out, captured.err)
 
     return run
 

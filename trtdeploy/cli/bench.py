@@ -66,14 +66,14 @@ def bench(
     Raises:
         TrtdeployError: The engine cannot be opened, or an option does not fit it.
     """
-    from trtdeploy.cli.run import open_engine
+    from trtdeploy.cli.run import network_size, open_engine
     from trtdeploy.runtime.network_size import SizeChooser
     from trtdeploy.runtime.options import PipelineOptions
 
     handle = open_engine(engine, backend)
     if batch is not None and not handle.info.batch_min <= batch <= handle.info.batch_max:
         raise UsageError(f"--batch {batch} is not one of the engine's: it accepts {handle.info.batches}.")
-    options = PipelineOptions(max_batch=batch, size=_size(imgsz))
+    options = PipelineOptions(max_batch=batch, size=network_size(imgsz))
     size = SizeChooser(handle.info, options.size).choose(720, 1280, "bench")
     figures = _measure_plans(screen, handle, size, batch, seconds)
     pipeline = _measure_pipeline(screen, handle, videos or (SYNTHETIC,), options, seconds)
@@ -132,12 +132,6 @@ def _measure_pipeline(
         pipeline.close()
     summary = run.summary(interrupted=False)
     return {"videos": list(videos), **{key: summary[key] for key in KEPT}}
-
-
-def _size(imgsz: str | None) -> Size | None:
-    from trtdeploy.graph.shapes import parse_imgsz
-
-    return parse_imgsz(imgsz).opt if imgsz is not None else None
 
 
 def _print(screen: Screen, report: dict[str, Any]) -> None:

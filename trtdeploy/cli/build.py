@@ -11,6 +11,7 @@ import click
 from trtdeploy.cli.console import Screen, megabytes
 from trtdeploy.cli.engine_text import info_rows, print_passes
 from trtdeploy.cli.options import FilePath, with_screen
+from trtdeploy.cli.outputs import check_outputs
 from trtdeploy.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,8 +64,10 @@ def command(screen: Screen, /, model: Path, output: Path | None, **values: Any) 
     trtdeploy build model.onnx --head boxes=bbox,scores=prob,format=xyxy --names classes.txt
     """
     options = make_options(**values)
+    target = output if output is not None else model.with_suffix(".engine")
+    check_outputs([("-o", target)], [model], force=options.force, makes_folders=False)
     started_s = time.monotonic()
-    report, seconds = build_with_progress(screen, model, output, options), time.monotonic() - started_s
+    report, seconds = build_with_progress(screen, model, target, options), time.monotonic() - started_s
     screen.document(document_of(report, seconds))
     if not screen.as_json:
         print_report(screen, report, options, seconds)
@@ -123,7 +126,7 @@ def make_options(
     )
 
 
-def build_with_progress(screen: Screen, model: Path, output: Path | None, options: BuildOptions) -> BuildReport:
+def build_with_progress(screen: Screen, model: Path, output: Path, options: BuildOptions) -> BuildReport:
     """Build, with progress on standard error."""
     from trtdeploy import api
 

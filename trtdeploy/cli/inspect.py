@@ -32,9 +32,9 @@ def command(screen: Screen, /, file: Path) -> None:
         if not screen.as_json:
             _print_model(screen, facts)
         return
-    from trtdeploy import api
+    from trtdeploy.engine.sniff import read_info
 
-    info = api.inspect(file)
+    info = read_info(file)
     size_bytes = file.stat().st_size
     screen.document({"kind": "engine", "path": str(file), "size_bytes": size_bytes, **info.to_dict()})
     if not screen.as_json:

@@ -11,13 +11,16 @@ from pathlib import Path
 from trtdeploy.core.errors import SinkError, UsageError
 
 
-def check_outputs(outputs: Iterable[tuple[str, Path]], inputs: Iterable[str | Path], *, force: bool) -> None:
+def check_outputs(
+    outputs: Iterable[tuple[str, Path]], inputs: Iterable[str | Path], *, force: bool, makes_folders: bool = True
+) -> None:
     """Check that every output can be written.
 
     Args:
         outputs: Options and the files they name; devices such as /dev/null are taken as they are.
         inputs: Files that are read; no output may replace one of them, `force` or not.
         force: Existing files may be replaced.
+        makes_folders: Whoever writes makes the folders above the file.
 
     Raises:
         UsageError: An output exists, is a folder, is an input, or is given twice.
@@ -28,25 +31,27 @@ def check_outputs(outputs: Iterable[tuple[str, Path]], inputs: Iterable[str | Pa
         real = os.path.realpath(path)
         if real in taken:
             raise UsageError(f"{option} {path} is {taken[real]}. Give another path.")
-        mode = _mode(path)
+        mode = _mode(option, path)
         if mode is not None and stat.S_ISDIR(mode):
             raise UsageError(f"{option} {path} is a folder. Give the path of a file.")
         if mode is None or stat.S_ISREG(mode):
             taken[real] = f"already the output of {option}"
             if mode is not None and not force:
                 raise UsageError(f"{option} {path} exists. Use --force to replace it, or give another path.")
-            check_writable(option, path)
+            _check_writable(option, path, makes_folders=makes_folders)
 
 
-def check_writable(option: str, path: Path) -> None:
+def _check_writable(option: str, path: Path, *, makes_folders: bool) -> None:
     """Check that a file can be made at `path`, by making one beside it.
 
     Raises:
         SinkError: It cannot.
     """
     folder = Path(os.path.realpath(path)).parent
-    while not folder.exists():  # the output makes its folders
+    while makes_folders and not folder.exists():
         folder = folder.parent
+    if not folder.exists():
+        raise SinkError(f"{option} {path}: there is no folder {folder}. Create it first, or give another path.")
     if not folder.is_dir():
         raise SinkError(f"{option} {path} cannot be written: {folder} is not a folder. Give another path.")
     try:
@@ -61,10 +66,10 @@ def check_writable(option: str, path: Path) -> None:
         ) from error
 
 
-def _mode(path: Path) -> int | None:
+def _mode(option: str, path: Path) -> int | None:
     try:
         return path.stat().st_mode
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise SinkError(f"{path} cannot be written: {error.strerror}. Give another path.") from error
+        raise SinkError(f"{option} {path} cannot be written: {error.strerror}. Give another path.") from error

@@ -18,6 +18,7 @@ from trtdeploy.core.errors import UsageError
 
 if TYPE_CHECKING:
     from trtdeploy.core.engine_info import EngineInfo
+    from trtdeploy.core.types import Size
     from trtdeploy.runtime.engine_handle import EngineFile
     from trtdeploy.runtime.options import PipelineOptions
     from trtdeploy.runtime.pipeline import Pipeline
@@ -202,6 +203,19 @@ def _video_paths(path: Path, streams: list[str]) -> list[Path]:
     return [path.with_name(f"{path.stem}-{safe_name(stream)}{path.suffix}") for stream in streams]
 
 
+def network_size(imgsz: str | None) -> Size | None:
+    """Return the network size that `--imgsz` asks for.
+
+    Raises:
+        UsageError: It is not a size.
+    """
+    if imgsz is None:
+        return None
+    from trtdeploy.graph.shapes import parse_imgsz  # brings the graph's libraries, a second of importing
+
+    return parse_imgsz(imgsz).opt
+
+
 def _filters(job: InferJob, info: EngineInfo) -> list[Refine]:
     """Return the stages that drop detections which were not asked for."""
     stages: list[Refine] = []
@@ -231,14 +245,13 @@ def _tracking(algorithm: str) -> Refine:
 
 
 def _options(job: InferJob, tally: Tally) -> PipelineOptions:
-    from trtdeploy.graph.shapes import parse_imgsz
     from trtdeploy.runtime.options import PipelineOptions, ReconnectOptions
 
     return PipelineOptions(
         policy=job.policy,
         max_batch=job.batch,
         deadline_s=job.deadline_ms / 1e3,
-        size=parse_imgsz(job.imgsz).opt if job.imgsz is not None else None,
+        size=network_size(job.imgsz),
         rect=job.rect,
         contexts=job.contexts,
         threads=job.threads,
