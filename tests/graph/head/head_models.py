@@ -210,6 +210,16 @@ def rtdetr_split(net, nc=7):
     return net.proto(logits, boxes)
 
 
+def rtdetr_rows(net, nc=7, slots=20):
+    """`[B, slots, 6]`: the best pairs of query and class as normalised centre box, score, class."""
+    boxes, scores = rtdetr_parts(net, nc)
+    best, flat = net.TopK(net.Reshape(scores, [0, -1]), [slots], axis=1, outputs=2)
+    row = net.Div(flat, net.const(np.array(nc)))
+    label = net.Cast(net.unsqueeze(net.Sub(flat, net.Mul(row, net.const(np.array(nc)))), 2), to=TensorProto.FLOAT)
+    boxes = net.GatherElements(boxes, net.Expand(net.unsqueeze(row, 2), [1, 1, 4]), axis=1)
+    return net.proto(net.Concat(boxes, net.unsqueeze(best, 2), label, axis=2))
+
+
 def corner_boxes_and_scores(net, nc):
     """xyxy boxes `[B, N, 4]` in pixels and scores `[B, N, nc]`."""
     low, high, strides, scores, _ = yolov8_boxes(net, 0, nc)

@@ -96,6 +96,29 @@ def test_a_head_is_recognised_and_detects_like_the_reference(kind, opset):
         assert_detections(model, inputs, boxes, scores, suppress=kind != "rtdetr")
 
 
+def assert_rows(model, inputs, raw, boxes):
+    """Compare with rows that the model has chosen itself, best first."""
+    out = models.run(model, inputs)
+    for image in range(len(inputs)):
+        chosen = raw[image, :, 4] > np.float32(NMS.conf)
+        rows, expected = raw[image][chosen][: NMS.max_det], boxes[image][chosen][: NMS.max_det]
+        assert out["num_dets"][image, 0] == len(rows) > 0
+        np.testing.assert_allclose(out["boxes"][image, : len(rows)], expected, atol=1e-3)
+        np.testing.assert_array_equal(out["classes"][image, : len(rows)], rows[:, 5])
+        np.testing.assert_array_equal(out["scores"][image, : len(rows)], rows[:, 4])
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_rows_of_normalised_centres_are_rtdetrs(opset):
+    proto = models.rtdetr_rows(models.Net(opset))
+    model, report = build(proto)
+    assert report.details["head"] == "rtdetr"
+    assert report.details["preprocess"]["fit"] == "stretch"
+    inputs = images(4)
+    (raw,) = models.run(proto, inputs).values()
+    assert_rows(model, inputs, raw, reference.xyxy_of(raw[..., :4]) * np.array([96, 64, 96, 64], np.float32))
+
+
 @pytest.mark.parametrize("opset", OPSETS)
 def test_an_end_to_end_head_keeps_its_rows_above_the_threshold(opset):
     proto = models.yolov10(models.Net(opset))
@@ -105,13 +128,7 @@ def test_an_end_to_end_head_keeps_its_rows_above_the_threshold(opset):
     assert report.details["nms"]["method"] == "topk"
     inputs = images(4)
     (raw,) = models.run(proto, inputs).values()
-    out = models.run(model, inputs)
-    for image in range(4):
-        rows = raw[image][raw[image, :, 4] > np.float32(NMS.conf)][: NMS.max_det]
-        assert out["num_dets"][image, 0] == len(rows) > 0
-        np.testing.assert_allclose(out["boxes"][image, : len(rows)], rows[:, :4], atol=1e-3)
-        np.testing.assert_array_equal(out["classes"][image, : len(rows)], rows[:, 5])
-        np.testing.assert_array_equal(out["scores"][image, : len(rows)], rows[:, 4])
+    assert_rows(model, inputs, raw, raw[..., :4])
 
 
 @pytest.mark.parametrize("opset", OPSETS)

@@ -324,10 +324,22 @@ def _reshape(node: ir.Node, value: ir.Value, axis: int, column: int) -> Step | N
             return source, i, column
         if below[:i] == above[:axis] or below[i + 1 :] == above[axis + 1 :]:
             return source, i, column
+    if len(below) == 1 and axis == len(above) - 1:
+        return _rows_in_line(source, above[axis], column)
     if above[axis] == 1 and below:
         # The new axis has one column; the tensor itself is followed along its last axis.
         return source, len(below) - 1, column
     return None
+
+
+def _rows_in_line(line: ir.Value, width: int | None, column: int) -> Step | None:
+    """Follow rows that were put in one line, padded at its end, and cut into rows of the same width again."""
+    node = line.producer()
+    while node is not None and node.op_type in {"Pad", "Identity"} and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    rows = node.inputs[0] if node is not None and node.op_type in {"Reshape", "Flatten"} else None
+    shape = _dims_or_none(rows)
+    return (rows, len(shape) - 1, column) if rows is not None and shape and shape[-1] == width else None
 
 
 def _product(sizes: list[int | None]) -> int | float:

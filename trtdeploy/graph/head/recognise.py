@@ -105,7 +105,7 @@ def _readings(facts: Facts, output: ir.Value, options: HeadOptions) -> list[Dete
     shape = dims(output)
     if shape is None or len(shape) != 3 or output.dtype not in FLOATS:
         return []
-    end_to_end = _end_to_end(output, shape)
+    end_to_end = _end_to_end(output, shape, options)
     if end_to_end is not None:
         return [end_to_end]
     by_width = sorted((channels, axis) for axis in (1, 2) if (channels := shape[axis]) is not None and channels >= 5)
@@ -123,28 +123,31 @@ def _on_grids(facts: Facts, rows: int | None) -> bool:
     return rows in facts.row_counts
 
 
-def _end_to_end(output: ir.Value, shape: list[int | None]) -> Detector | None:
-    """Recognise `[B, M, 6+]` rows of x1, y1, x2, y2, score, class: the class column was an integer."""
+def _end_to_end(output: ir.Value, shape: list[int | None], options: HeadOptions) -> Detector | None:
+    """Recognise `[B, M, 6+]` rows of box, score, class: the class column was an integer.
+
+    YOLOv10 and its successors write corners in pixels. Boxes straight from a sigmoid are RT-DETR's normalised centres.
+    """
     width = shape[2]
     if width is None or width < 6:
         return None
-    label = origin_of(output, 2, 5)
-    if label.kind != "index":
-        return None
-    score = origin_of(output, 2, 4)
-    if score.kind == "index":
+    x, w, score, label = (origin_of(output, 2, column) for column in (0, 2, 4, 5))
+    if label.kind != "index" or score.kind == "index":
         return None
     suppressed = has_ancestor(output, frozenset({"NonMaxSuppression"})) is not None
+    queries = x.kind == "Sigmoid" and x.is_plain and w.is_plain and x.width == 4
     extra = (f"{width - 6} further columns of each detection (masks or key points) are dropped.",) if width > 6 else ()
     return Detector(
-        family="nms" if suppressed else "yolov10",
+        family="nms" if suppressed else "rtdetr" if queries else "yolov10",
         boxes=Columns(output, 2, 0, 4),
         scores=Columns(output, 2, 4, 5),
         classes=Columns(output, 2, 5, 6),
-        box_format="xyxy",
+        box_format=options.format or ("cxcywh" if queries else "xyxy"),
+        normalized=queries if options.normalized is None else options.normalized,
         num_classes=_modulus(label.value),
         nms_free=True,
         has_nms=suppressed,
+        preprocess=STRETCH if queries else Preprocess(),
         notes=extra,
     )
 
