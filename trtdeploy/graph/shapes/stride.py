@@ -31,7 +31,7 @@ def derive_stride(model: ir.Model, image: ir.Value) -> int | None:
             if node.op_type in _FLATTENS:
                 leaving.update(known)
             continue
-        scale = max(known)
+        scale = min(known)  # a pooled gate multiplies a larger map; maps that meet have one scale
         if node.op_type in {"Concat", "Resize", "Upsample"}:
             meeting.update(known)
         step = _step(node, scale)
