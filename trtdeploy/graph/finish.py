@@ -19,6 +19,7 @@ from trtdeploy.graph.reference import weight_bytes
 
 MAX_EMBEDDED_BYTES = 1_900_000_000
 """Above, weights go into a file beside the model: a protobuf message ends at 2 GiB."""
+_EXTERNAL_FROM_BYTES = 1024
 _STALE_KEYS = frozenset({"stride", "imgsz", "batch", "dynamic", "end2end", "args", "channels", "half", "int8"})
 """Exporters' descriptions of a model that the passes have changed; the engine's own metadata replace them."""
 
@@ -101,7 +102,7 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> Path | None:
     try:
         with atomic_write(target) as temporary:
             copy = ir.external_data.unload_from_model(
-                model.clone(), target.parent, weights.name, size_threshold_bytes=1024
+                model.clone(), target.parent, weights.name, size_threshold_bytes=_EXTERNAL_FROM_BYTES
             )
             temporary.write_bytes(ir.to_proto(copy).SerializeToString())
     except BaseException:
