@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 
 from trtdeploy.cli.outputs import check_outputs
@@ -126,24 +127,24 @@ def test_read_only_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
         check_outputs([("-o", tmp_path / "x.engine")], [], force=False)
 
 
-def test_full_disk_under_the_json_lines_leaves_a_video_that_plays(cli: Cli, assets: Path, tmp_path: Path) -> None:
-    done = cli(
-        *("infer", "--engine", assets / "x.engine", "--video", "synthetic:bars?size=160x120&frames=300"),
-        *("--jsonl", "/dev/full", "--save-video", "out.mp4"),
-    )
+def test_full_disk_from_the_start_is_a_sink_error(cli: Cli, assets: Path) -> None:
+    done = cli("infer", "--engine", assets / "x.engine", "--video", assets / "a.mp4", "--jsonl", "/dev/full")
     done.failed(7, "/dev/full", "No space left on device")
-    assert os.listdir(tmp_path) in (["out.mp4"], [])
-    if (tmp_path / "out.mp4").exists():
-        assert _frames(tmp_path / "out.mp4") > 0
 
 
-def test_file_size_limit_under_the_json_lines_leaves_whole_lines_and_a_video_that_plays(
-    cli: Cli, assets: Path, tmp_path: Path
+def test_disk_that_fills_up_midway_leaves_whole_lines_and_a_video_that_plays(
+    assets: Path, video: Callable[..., Path], tmp_path: Path
 ) -> None:
-    program = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY)); "
+    """The kernel refuses to let a file of the process grow beyond 6 MB; only the JSON lines get there."""
+    image = np.full((120, 160, 3), (0, 0, 255), np.uint8)
+    writer = cv2.VideoWriter(str(tmp_path / "red.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (160, 120))
+    for _ in range(600):
+        writer.write(image)
+    writer.release()
+    program = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (6_000_000, resource.RLIM_INFINITY)); "
     program += "from trtdeploy.cli.main import main; sys.exit(main())"
-    args = ("--engine", assets / "x.engine", "--video", "a.mp4", "--jsonl", "out.jsonl", "--save-video", "out.avi")
-    (tmp_path / "a.mp4").write_bytes((assets / "a.mp4").read_bytes())
+    args = ("--engine", assets / "x.engine", "--video", "red.mp4", "--imgsz", "128")
+    args += ("--jsonl", "out.jsonl", "--save-video", "out.mp4")
     done = subprocess.run(
         [sys.executable, "-c", program, "infer", *map(str, args)],
         cwd=tmp_path,
@@ -153,9 +154,12 @@ def test_file_size_limit_under_the_json_lines_leaves_whole_lines_and_a_video_tha
         check=False,
     )
     assert done.returncode == 7, done.stderr
+    assert "out.jsonl" in done.stderr
     assert "Traceback" not in done.stderr
     lines = (tmp_path / "out.jsonl").read_text().splitlines()
-    assert all(json.loads(line)["stream"] == "a" for line in lines)
+    assert 5_000_000 < (tmp_path / "out.jsonl").stat().st_size <= 6_000_000
+    assert [json.loads(line)["frame"] for line in lines] == list(range(len(lines)))
+    assert _frames(tmp_path / "out.mp4") > 50
 
 
 def test_summary_and_json_lines_cannot_share_stdout(cli_inside: Cli, assets: Path) -> None:
