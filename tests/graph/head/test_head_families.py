@@ -353,3 +353,18 @@ def test_method_none_leaves_the_outputs_and_still_tells_the_family():
     net = models.Net()
     unknown = AppendHead(nms=NmsOptions(method="none")).run(models.load(net.proto(net.conv(10, 4))))
     assert unknown.report.details["head"] == "unknown"
+
+
+@pytest.mark.parametrize("method", ["loop", "fixpoint", "topk"])
+@pytest.mark.parametrize("batch", ["batch", 2], ids=["dynamic batch", "fixed batch"])
+def test_openvino_detects_what_onnxruntime_detects(method, batch):
+    openvino = pytest.importorskip("openvino")
+    nms = NmsOptions(method=method, conf=0.4, iou=0.5, max_det=40)
+    model, _ = build(models.yolov8(models.Net(batch=batch)), nms)
+    hints = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", hints)
+    found, expected = compiled(images(2)), models.run(model, images(2))
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-3, err_msg=name)
+    assert expected["num_dets"].min() > 0

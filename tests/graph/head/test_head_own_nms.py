@@ -87,6 +87,41 @@ def test_a_non_max_suppression_node_that_sees_selected_boxes_is_refused():
         build(proto)
 
 
+def rows_with_own_nms(slots=60, extra=0):
+    """`[1, slots, 6 + extra]`: selected rows of box, score, class, padded with zeros, as exporters write them."""
+    net = models.Net(batch=1)
+    boxes, scores = corners(net)
+    label = net.ArgMax(scores, axis=2, keepdims=1)
+    best = net.reduce_max(scores, 2)
+    limits = net.const(np.array([slots])), net.number([0.5]), net.number([0.45])
+    selected = net.NonMaxSuppression(boxes, net.unsqueeze(best, 1), *limits)
+    chosen = net.Gather(selected, net.const(np.array(2)), axis=1)
+    columns = [net.Gather(boxes, chosen, axis=1), net.Gather(net.unsqueeze(best, 2), chosen, axis=1)]
+    columns.append(net.Cast(net.Gather(label, chosen, axis=1), to=TensorProto.FLOAT))
+    columns += [net.Gather(net.slice(boxes, 0, extra, 2), chosen, axis=1)] if extra else []
+    rows = net.Reshape(net.Concat(*columns, axis=-1), [-1])
+    missing = net.Sub(net.const(np.array([slots * (6 + extra)])), net.Shape(rows))
+    padded = net.Pad(rows, net.Concat(net.const(np.array([0])), missing, axis=0))
+    return net.proto(net.Reshape(padded, [1, slots, 6 + extra]))
+
+
+@pytest.mark.parametrize("extra", [0, 3], ids=["boxes only", "with further columns"])
+def test_rows_of_a_model_with_its_own_nms_pass_above_the_threshold(extra):
+    proto = rows_with_own_nms(extra=extra)
+    model, report = build(proto, NmsOptions(conf=0.7, max_det=80))
+    assert report.details["head"] == "nms"
+    assert report.details["nms"]["method"] == "model"
+    assert any("further columns" in change for change in report.changes) == bool(extra)
+    (raw,) = models.run(proto, INPUTS[:1]).values()
+    rows = raw[0][raw[0, :, 4] > np.float32(0.7)]
+    rows = rows[np.argsort(-rows[:, 4], kind="stable")]
+    out = models.run(model, INPUTS[:1])
+    assert out["num_dets"][0, 0] == len(rows) > 5
+    np.testing.assert_allclose(out["boxes"][0, : len(rows)], rows[:, :4], atol=1e-4)
+    np.testing.assert_array_equal(out["classes"][0, : len(rows)], rows[:, 5])
+    assert (out["classes"][0, len(rows) :] == -1).all()
+
+
 def efficient_nms(box_coding, activate):
     net = models.Net()
     if box_coding:
