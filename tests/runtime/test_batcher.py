@@ -166,13 +166,19 @@ def test_a_batch_that_cannot_grow_does_not_wait(why: str) -> None:
         assert names(b.take()) == [(0, 0), (1, 0), (0, 1)]
 
 
-def test_a_worker_that_waits_for_more_wakes_a_reader_that_sleeps_for_lack_of_space() -> None:
+def test_a_worker_that_waits_for_more_wakes_a_reader_that_sleeps_for_lack_of_space(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trtdeploy.runtime.batcher.WAIT_S", FOREVER_S)
     b = batcher(["block"], capacity=4, max_batch=4, deadline_s=FOREVER_S)
     sizes = [SIZE] + [Size(32, 32)] * 4 + [SIZE]
     producer = start(lambda: [b.put(ticket(0, n, size)) for n, size in enumerate(sizes)])
     _until(lambda: b.depth(0) == 4)
     assert names(b.take()) == [(0, 0)]
-    assert names(b.take()) == [(0, 1), (0, 2), (0, 3), (0, 4)]
+    taken: list[object] = []
+    worker = start(lambda: taken.append(names(b.take())))
+    worker.join(5)
+    assert taken == [[(0, 1), (0, 2), (0, 3), (0, 4)]]
     producer.join(5)
 
 

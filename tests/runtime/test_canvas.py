@@ -114,6 +114,13 @@ def test_boxes_on_the_canvas_map_back_to_the_frame() -> None:
     np.testing.assert_allclose(layout.to_frame(np.float32([[0, 13, 64, 51]])), [[0, 0, 200, 120]], atol=1e-4)
 
 
+def test_boxes_on_a_stretched_canvas_map_back_by_each_sides_own_scale() -> None:
+    canvas = Canvas(1, "stretch")
+    canvas.resize(Size(64, 64))
+    layout = canvas.draw(0, noise(128, 640))
+    np.testing.assert_allclose(layout.to_frame(np.float32([[8, 16, 32, 70]])), [[80, 32, 320, 128]], atol=1e-4)
+
+
 def test_many_frame_sizes_do_not_pile_up() -> None:
     canvas = Canvas(1, "center")
     canvas.resize(Size(32, 32))

@@ -287,8 +287,16 @@ def test_close_from_another_thread_ends_the_iteration() -> None:
     camera.let_go.set()
 
 
-def test_opencvs_threads_are_as_before_after_an_error_and_after_a_good_end() -> None:
+@pytest.fixture
+def opencv_threads() -> Iterator[int]:
     before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    yield cv2.getNumThreads()
+    cv2.setNumThreads(before)
+
+
+def test_opencvs_threads_are_as_before_after_an_error_and_after_a_good_end(opencv_threads: int) -> None:
+    before = opencv_threads
     Pipeline(FakeEngine(), [FakeSource("a", range(3))]).run()
     assert cv2.getNumThreads() == before
     engine = FakeEngine(open_error=lambda options: EngineError("broken"))
