@@ -237,9 +237,11 @@ def test_a_video_that_vanishes_is_an_error_and_the_others_are_finished(tmp_path:
         sink.write(result(index))
         sink.write(result(index, stream="yard"))
     (tmp_path / "a-door.mp4").unlink()
+    held = list(sink._outputs.values())  # so that nothing is finished by the garbage collector
     with pytest.raises(SinkError, match=r"a-door\.mp4' does not play"):
         sink.close()
     assert len(frames_of(tmp_path / "a-yard.mp4")) == 5
+    assert len(held) == 2
 
 
 def test_a_video_that_lost_frames_is_told_apart_when_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,7 +122,7 @@ def test_a_display_that_refuses_does_not_take_the_process_down(monkeypatch: pyte
 
 def test_an_opencv_without_windows_is_told_with_the_one_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:      NONE\n")
-    with pytest.raises(MissingDependencyError, match=r"OpenCV with windows is needed .*--force-reinstall opencv-python"):
+    with pytest.raises(MissingDependencyError, match=r"OpenCV with windows is needed .*opencv-python-headless"):
         WindowSink().open([stream()], ENGINE)
 
 

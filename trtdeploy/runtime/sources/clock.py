@@ -43,11 +43,10 @@ class PresentationClock:
 
     def stamp(self, position_s: float) -> float:
         """Return the presentation time of a frame whose decoder position is `position_s`, in seconds."""
-        if self._origin_s is None or (self._offset_s is None and not self._live):
+        if self._origin_s is None:
             self._origin_s = self._now()
         if self._offset_s is None:
-            elapsed_s = self._now() - self._origin_s if self._live else 0.0
-            self._offset_s = elapsed_s - position_s
+            self._offset_s = -position_s
         time_s = position_s + self._offset_s
         if self._last_s is not None and time_s <= self._last_s:
             time_s = self._last_s + self._step_s
