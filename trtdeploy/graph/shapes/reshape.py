@@ -11,7 +11,7 @@ Group = tuple[list[int], list[int]]
 
 
 def solve_reshape(
-    old: Sequence[Vec], new: Sequence[int], batch: Vec, maps: set[tuple[Vec, Vec]], free: int | None
+    old: Sequence[Vec], new: Sequence[int], batch: Vec, maps: Sequence[tuple[Vec, Vec]], free: int | None
 ) -> list[Vec] | None:
     """Return the new shape at every probe, None when it is not certain.
 
@@ -46,7 +46,7 @@ def solve_reshape(
 
 
 def _solve_group(
-    product: Vec, new: list[int], batch: Vec, maps: set[tuple[Vec, Vec]], free: int | None
+    product: Vec, new: list[int], batch: Vec, maps: Sequence[tuple[Vec, Vec]], free: int | None
 ) -> list[Vec] | None:
     """Share a varying product out among the new dimensions of one run."""
     count = len(product)
@@ -83,7 +83,7 @@ def _depends_on(product: Vec, batch: Vec) -> bool:
     return any(p * batch[0] == product[0] * b and b != batch[0] for p, b in zip(product, batch, strict=True))
 
 
-def _map_of(rest: Vec, sizes: list[int], maps: set[tuple[Vec, Vec]]) -> tuple[Vec, Vec] | None:
+def _map_of(rest: Vec, sizes: list[int], maps: Sequence[tuple[Vec, Vec]]) -> tuple[Vec, Vec] | None:
     for rows, columns in maps:
         cells = tuple(r * c for r, c in zip(rows, columns, strict=True))
         if cells == rest and [rows[0], columns[0]] == sizes:

@@ -7,6 +7,7 @@ sizes fits it; otherwise the node is refused. `SetShapes` then runs the result a
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -124,14 +125,11 @@ class DynamicRewriter:
             return
         wanted = target[0].tolist()
         offset = len(wanted) - len(source.dims)
+        self._refuse_baked_map(node, wanted)
         for axis, size in enumerate(wanted):
             dim = source.dims[axis - offset] if axis >= offset else tuple([1] * len(self._list))
             if dim is not None and dim[0] == size and self._probes.varies(dim):
                 wanted[axis] = 1
-            elif size > 1 and dim is not None and dim[0] == 1 and size in self._varying_sizes():
-                raise ShapeRefusedError(
-                    f"{label(node)} expands to {target[0].tolist()}, and whether {size} is an image size is not certain"
-                )
         if wanted != target[0].tolist():
             self._replace_operand(node, 1, self._emit.ints(*wanted))
             self._count("expands rewritten")
@@ -295,24 +293,33 @@ class DynamicRewriter:
             ):
                 self._probes.set_counts(output, frozenset(counts))
 
-    def _maps(self) -> set[tuple[Vec, Vec]]:
-        """Return the (rows, columns) of feature maps at the usual strides."""
-        found = set()
+    def _maps(self) -> list[tuple[Vec, Vec]]:
+        """Return the (rows, columns) of feature maps at the usual strides, largest map first."""
+        found = []
         for stride in (2, 4, 8, 16, 32, 64, 128):
             if all(p.height % stride == 0 and p.width % stride == 0 for p in self._list):
                 rows = tuple(p.height // stride for p in self._list)
-                found.add((rows, tuple(p.width // stride for p in self._list)))
+                found.append((rows, tuple(p.width // stride for p in self._list)))
         return found
 
-    def _varying_sizes(self) -> set[int]:
-        base, sizes = self._list[0], set()
+    def _refuse_baked_map(self, node: ir.Node, sizes: list[int]) -> None:
+        """Refuse a shape that holds a feature map's rows beside its columns, its cells, or the exported batch.
+
+        One side alone is no map: it is more likely a number of classes (80 at 640 pixels).
+        """
+        base = self._list[0]
+        baked = {base.batch} if base.batch > 1 and len({probe.batch for probe in self._list}) > 1 else set()
+        pairs = set()
         if self._sizes_vary:
-            for rows, columns in self._maps():
-                sizes |= {rows[0], columns[0], rows[0] * columns[0]}
-            sizes |= {base.height, base.width}
-        if len({probe.batch for probe in self._list}) > 1:
-            sizes.add(base.batch)
-        return sizes
+            maps = [(rows[0], columns[0]) for rows, columns in self._maps()]
+            cells = [rows * columns for rows, columns in maps]
+            pairs = set(maps)
+            baked |= {sum(cells[i:j]) for i in range(len(cells)) for j in range(i + 1, len(cells) + 1)} - {1}
+        found = baked & set(sizes) or pairs & set(itertools.pairwise(sizes)) - {(1, 1)}
+        if found:
+            raise ShapeRefusedError(
+                f"{label(node)} expands to {sizes}, and whether that is an image size is not certain"
+            )
 
     def _known(self, node: ir.Node, position: int) -> Facts | None:
         value = node.inputs[position]
