@@ -81,6 +81,14 @@ def test_out_of_memory_says_what_to_do(failing: Callable[..., int], capsys: pyte
     assert "Use a smaller batch" in capsys.readouterr().err
 
 
+def test_library_that_does_not_load_leads_to_the_doctor(
+    failing: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert failing(ModuleNotFoundError("No module named 'msgspec'", name="msgspec")) == 8
+    assert "No module named 'msgspec'. See what is missing with: trtdeploy doctor" in capsys.readouterr().err
+    assert failing(ModuleNotFoundError("No module named 'trtdeploy.x'", name="trtdeploy.x")) == 1
+
+
 def test_full_disk_behind_stdout_is_a_sink_error(
     failing: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

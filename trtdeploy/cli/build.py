@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,12 +152,12 @@ def print_report(screen: Screen, report: BuildReport, options: BuildOptions, sec
     screen.fields(
         [
             ("engine", f"{report.path} ({megabytes(report.path.stat().st_size)}, built in {seconds:.1f} s)"),
-            ("backend", f"{report.info.backend}: {report.backend_reason}"),
+            ("backend", report.backend_reason),
             *info_rows(report.info, requested=options.sizes),
         ]
     )
     print_passes(screen, report.reports)
-    screen.say(f"\nRun it: trtdeploy infer --engine {report.path} --video VIDEO --save-video out.mp4")
+    screen.say(f"\nRun it: trtdeploy infer --engine {shlex.quote(str(report.path))} --video VIDEO --save-video out.mp4")
 
 
 def _precision(*, fp16: bool, int8: bool) -> Precision:

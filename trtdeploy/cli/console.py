@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +79,13 @@ class Screen:
             self._document_written = True
             click.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
+    def interrupted(self, kind: str, exit_code: int) -> None:
+        """Report that the user or the system ended the command."""
+        if self.as_json:
+            error = {"type": kind, "message": "Interrupted.", "exit_code": exit_code}
+            self.document({**self.partial, "error": error})
+        self.note("Interrupted.")
+
     def error(self, kind: str, message: str, exit_code: int) -> None:
         """Report the error that ends the command: text on standard error, or the JSON document on standard output."""
         if self.as_json:
@@ -92,14 +98,31 @@ class Screen:
         if not sys.stderr.isatty():
             yield lambda name: self.note(f"  {name} ...")
             return
-        started_s = time.monotonic()
-        console = self._console(err=True)
-        with console.status("starting") as status:
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-            def step(name: str) -> None:
-                status.update(printable(f"{name} ({time.monotonic() - started_s:.1f} s so far)"))
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+        with Progress(*columns, console=self._console(err=True), transient=True) as progress:
+            task = progress.add_task("starting")
+            yield lambda name: progress.update(task, description=printable(name))
 
-            yield step
+    @contextlib.contextmanager
+    def bar(self, name: str, total: int) -> Iterator[Callable[[], None]]:
+        """Show how far long work of `total` parts has come; give a function to call after each part."""
+        done = 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+
+        if not sys.stderr.isatty():
+            with self.live(rich=lambda: "", plain=lambda: f"  {name}: {done} of {total}"):
+                yield advance
+            return
+        from rich.progress import Progress
+
+        with Progress(console=self._console(err=True), transient=True) as progress:
+            task = progress.add_task(name, total=total)
+            yield lambda: progress.advance(task)
 
     @contextlib.contextmanager
     def live(self, rich: Callable[[], RenderableType], plain: Callable[[], str]) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,19 +110,17 @@ def draw_video(screen: Screen, path: Path, frames: int) -> Labels:
         name=path.stem, uri=str(path), live=False, fps=FRAMES_PER_SECOND, frames=frames, height=HEIGHT, width=WIDTH
     )
     labels: Labels = []
-    with screen.steps() as step:
-        step("painting the board")
-        scene = CircuitBoardScene(BOARD_SEED, width=WIDTH, height=HEIGHT)
-        video = VideoFile(path, stream, force=True)
-        try:
+    scene = CircuitBoardScene(BOARD_SEED, width=WIDTH, height=HEIGHT)
+    video = VideoFile(path, stream, force=True)
+    try:
+        with screen.bar("Drawing", frames) as advance:
             for index in range(frames):
-                if index % 60 == 0:
-                    step(f"frame {index} of {frames}")
                 image, boxes, classes = scene.frame(index)
                 video.write(image, index / FRAMES_PER_SECOND)
                 labels.append((boxes, classes))
-        finally:
-            video.close()
+                advance()
+    finally:
+        video.close()
     return labels
 
 
@@ -181,9 +180,8 @@ def _print(screen: Screen, report: dict[str, Any]) -> None:
             ("drawn video", files["video"]),
         ]
     )
-    screen.say(
-        f"\nAgain, with your own video: trtdeploy infer --engine {files['engine']} --video VIDEO --save-video out.mp4"
-    )
+    engine = shlex.quote(files["engine"])
+    screen.say(f"\nWith a video of yours: trtdeploy infer --engine {engine} --video VIDEO --save-video out.mp4")
 
 
 def _share(value: float | None) -> str:

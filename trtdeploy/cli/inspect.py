@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,4 +76,4 @@ def _print_model(screen: Screen, facts: dict[str, Any]) -> None:
         ]
     )
     if facts["head"]:
-        screen.say(f"\nBuild an engine: trtdeploy build {facts['path']}")
+        screen.say(f"\nBuild an engine: trtdeploy build {shlex.quote(facts['path'])}")

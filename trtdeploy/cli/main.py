@@ -13,7 +13,7 @@ import click
 from trtdeploy import __version__
 from trtdeploy.cli.console import Screen
 from trtdeploy.cli.interrupts import Interrupts, Terminated
-from trtdeploy.core.errors import SinkError, TrtdeployError, UsageError
+from trtdeploy.core.errors import MissingDependencyError, SinkError, TrtdeployError, UsageError
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -109,7 +109,7 @@ def _report(screen: Screen, error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         terminated = isinstance(error, Terminated)
         code = TERMINATED if terminated else INTERRUPTED
-        screen.error("Terminated" if terminated else "KeyboardInterrupt", "Interrupted.", code)
+        screen.interrupted("Terminated" if terminated else "KeyboardInterrupt", code)
         return code
     if isinstance(error, click.UsageError):
         hint = f"\nSee '{error.ctx.command_path} --help'." if error.ctx is not None else ""
@@ -122,6 +122,10 @@ def _report(screen: Screen, error: BaseException) -> int:
     if isinstance(error, TrtdeployError):
         screen.error(type(error).__name__, str(error), error.exit_code)
         return error.exit_code
+    if isinstance(error, ImportError) and not (error.name or "trtdeploy").startswith("trtdeploy"):
+        message = f"A library that trtdeploy needs does not load: {error}. See what is missing with: trtdeploy doctor"
+        screen.error(MissingDependencyError.__name__, message, MissingDependencyError.exit_code)
+        return MissingDependencyError.exit_code
     if isinstance(error, MemoryError):
         screen.error("MemoryError", "Out of memory. Use a smaller batch, image size or number of streams.", UNEXPECTED)
         return UNEXPECTED

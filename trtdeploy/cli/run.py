@@ -164,7 +164,8 @@ class PipelineRun:
             TrtdeployError: A source, the engine or an output failed.
         """
         pipeline = self._pipeline
-        with screen.live(lambda: live_view(pipeline.metrics()), lambda: live_line(pipeline.metrics())):
+        totals = {stream.name: stream.frames for stream in pipeline.streams}
+        with screen.live(lambda: live_view(pipeline.metrics(), totals), lambda: live_line(pipeline.metrics(), totals)):
             pipeline.run()
 
     def summary(self, *, interrupted: bool) -> dict[str, Any]:
