@@ -190,6 +190,27 @@ def yolox(net, nc=7, decoded=True):
     return net.proto(out)
 
 
+def assigned(net, whole, part, columns):
+    """Assign `part` to some last columns of `whole`, as in-place code is exported; fixed batch of 1."""
+    shape = (1, len(net.cells()), columns[1] - columns[0])
+    indices = np.moveaxis(np.indices(shape), 0, -1)
+    indices[..., 2] += columns[0]
+    return net.ScatterND(whole, indices, part)
+
+
+def yolox_in_place(net, nc=7):
+    """`[1, cells, 5 + nc]`, decoded by assignments, as older releases do."""
+    levels = []
+    for stride in STRIDES:
+        box, obj, cls = net.conv(4, stride, spread=0.5), net.conv(1, stride), net.conv(nc, stride)
+        levels.append(net.Reshape(net.Concat(box, net.Sigmoid(obj), net.Sigmoid(cls), axis=1), [0, 5 + nc, -1]))
+    out = net.Transpose(net.Concat(*levels, axis=2), perm=[0, 2, 1])
+    cells = net.cells()
+    stride = cells[None, :, 2:]
+    out = assigned(net, out, net.Mul(net.Add(net.slice(out, 0, 2, 2), cells[None, :, :2]), stride), (0, 2))
+    return net.proto(assigned(net, out, net.Mul(net.Exp(net.slice(out, 2, 4, 2)), stride), (2, 4)))
+
+
 def rtdetr_parts(net, nc, queries=20, activate=True):
     x = net.Transpose(net.Reshape(net.conv(16, 8), [0, 16, -1]), perm=[0, 2, 1])
     _, index = net.TopK(net.reduce_max(x, 2), [queries], axis=1, outputs=2)

@@ -144,6 +144,31 @@ def test_split_outputs_score_every_pair_of_query_and_class(opset):
     assert_detections(model, inputs, boxes, scores.astype(np.float32), suppress=False, multi_label=True)
 
 
+def test_boxes_decoded_by_assignments_are_followed():
+    proto = models.yolox_in_place(models.Net(batch=1))
+    model, report = build(proto)
+    assert report.details["head"] == "yolox"
+    assert report.details["preprocess"]["color"] == "bgr"
+    (raw,) = models.run(proto, images(1)).values()
+    assert_detections(model, images(1), *with_objectness(raw))
+
+
+def test_what_the_user_says_of_boxes_and_scores_wins():
+    net = models.Net()
+    low, high, strides, scores, _ = models.yolov8_boxes(net, 0, 7)
+    logits = net.nodes[[n.output[0] for n in net.nodes].index(scores)].input[0]
+    boxes = net.Div(net.Mul(net.Concat(low, high, axis=1), strides), np.array([96, 64, 96, 64], "f4").reshape(1, 4, 1))
+    proto = net.proto(net.Concat(boxes, logits, axis=1))
+    with pytest.raises(HeadNotFoundError):
+        build(proto)
+    options = HeadOptions.parse("yolov8,format=xyxy,normalized=true,activation=sigmoid")
+    model, report = build(proto, options=options)
+    assert any("As told, read with box_format xyxy, normalized True, activation sigmoid" in c for c in report.changes)
+    raw = next(iter(models.run(proto, images(2)).values())).transpose(0, 2, 1)
+    scores = (1 / (1 + np.exp(-raw[..., 4:].astype(np.float64)))).astype(np.float32)
+    assert_detections(model, images(2), raw[..., :4] * np.array([96, 64, 96, 64], np.float32), scores)
+
+
 @pytest.mark.parametrize("kind", BUILDERS)
 def test_the_same_image_in_every_slot_gives_the_same_detections(kind):
     model, _ = build(BUILDERS[kind](models.Net()))

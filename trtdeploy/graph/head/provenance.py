@@ -140,10 +140,15 @@ class _Walk:
         if data is None or updates is None:
             return Origin("unknown", value, column, None, through)
         shape, below = dims(value), dims(updates)
-        at = axis - (len(shape) - len(below)) if shape is not None and below is not None else axis
+        at = max(axis - (len(shape) - len(below)), 0) if shape is not None and below is not None else axis
+        touched = _touched(node, axis, shape)
+        if touched is not None and column not in touched:
+            return self.follow(data, axis, column, through)
         through |= {"ScatterND"}
+        if touched is not None:
+            return self.follow(updates, at, touched.index(column), through)
         whole = self.follow(data, axis, column, through)
-        assigned = self.follow(updates, max(at, 0), column, through)
+        assigned = self.follow(updates, at, column, through)
         best = assigned if whole.kind == "constant" else whole
         return Origin(best.kind, best.value, best.column, best.width, whole.through | assigned.through)
 
@@ -169,6 +174,14 @@ class _Walk:
         ranked = sorted(found, key=lambda origin: _RANK.get(origin.kind, 1))
         best = ranked[0]
         return Origin(best.kind, best.value, best.column, best.width, every)
+
+
+def _touched(node: ir.Node, axis: int, shape: list[int | None] | None) -> list[int] | None:
+    """Return the columns that a ScatterND with constant indices assigns, None where it cannot be told."""
+    indices = constant_of(node.inputs[1])
+    if indices is None or shape is None or indices.ndim == 0 or not axis < indices.shape[-1] == len(shape):
+        return None
+    return [int(column) for column in np.unique(indices[..., axis])]
 
 
 _RANK = {"Sigmoid": 0, "Softmax": 0, "HardSigmoid": 0, "index": 0, "unknown": 2, "input": 3, "constant": 4}

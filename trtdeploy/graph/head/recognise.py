@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import onnx_ir as ir
 
@@ -86,13 +87,13 @@ def recognise(facts: Facts, options: HeadOptions) -> Detector:
     if family in {"auto", "nms"}:
         found = own_nms_head(facts.model, options)
         if found is not None:
-            return found
+            return _as_told(found, options)
     readings = [head for output in facts.model.graph.outputs for head in _readings(facts, output, options)]
     readings += _split_readings(facts) if family in {"auto", "rtdetr"} else []
     if family != "auto":
         readings = [head for head in readings if head.family == family]
     if len(readings) == 1:
-        return _with_dropped(facts, readings[0])
+        return _with_dropped(facts, _as_told(readings[0], options))
     if not readings:
         as_what = "no output looks like a detector head" if family == "auto" else f"no output fits family={family}"
         raise _not_found(facts, as_what)
@@ -105,7 +106,7 @@ def _readings(facts: Facts, output: ir.Value, options: HeadOptions) -> list[Dete
     shape = dims(output)
     if shape is None or len(shape) != 3 or output.dtype not in FLOATS:
         return []
-    end_to_end = _end_to_end(output, shape, options)
+    end_to_end = _end_to_end(output, shape)
     if end_to_end is not None:
         return [end_to_end]
     by_width = sorted((channels, axis) for axis in (1, 2) if (channels := shape[axis]) is not None and channels >= 5)
@@ -123,7 +124,7 @@ def _on_grids(facts: Facts, rows: int | None) -> bool:
     return rows in facts.row_counts
 
 
-def _end_to_end(output: ir.Value, shape: list[int | None], options: HeadOptions) -> Detector | None:
+def _end_to_end(output: ir.Value, shape: list[int | None]) -> Detector | None:
     """Recognise `[B, M, 6+]` rows of box, score, class: the class column was an integer.
 
     YOLOv10 and its successors write corners in pixels. Boxes straight from a sigmoid are RT-DETR's normalised centres.
@@ -142,8 +143,8 @@ def _end_to_end(output: ir.Value, shape: list[int | None], options: HeadOptions)
         boxes=Columns(output, 2, 0, 4),
         scores=Columns(output, 2, 4, 5),
         classes=Columns(output, 2, 5, 6),
-        box_format=options.format or ("cxcywh" if queries else "xyxy"),
-        normalized=queries if options.normalized is None else options.normalized,
+        box_format="cxcywh" if queries else "xyxy",
+        normalized=queries,
         num_classes=_modulus(label.value),
         nms_free=True,
         has_nms=suppressed,
@@ -179,7 +180,7 @@ def _dense(facts: Facts, output: ir.Value, axis: int, channels: int, options: He
     classes, notes = _plain_classes(facts, channels, fifth)
     if classes is None:
         return None
-    if undecoded or fifth.kind in LAYERS:
+    if undecoded or (fifth.kind in LAYERS and options.activation is None):
         return None
     return Detector(
         family="yolov8",
@@ -337,6 +338,20 @@ def _split_readings(facts: Facts) -> list[Detector]:
                 )
             )
     return found
+
+
+def _as_told(head: Detector, options: HeadOptions) -> Detector:
+    """Return the head with what the user says about its boxes and scores, which wins over the family's way."""
+    given: dict[str, Any] = {
+        "box_format": options.format,
+        "normalized": options.normalized,
+        "activation": options.activation if head.classes is None else None,
+    }
+    told = {name: value for name, value in given.items() if value is not None and value != getattr(head, name)}
+    if not told:
+        return head
+    note = f"As told, read with {', '.join(f'{name} {value}' for name, value in told.items())}."
+    return replace(head, notes=(*head.notes, note), **told)
 
 
 def _with_dropped(facts: Facts, head: Detector) -> Detector:
