@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from trtdeploy.runtime.sources.clock import PresentationClock
 
 MAX_FPS = 1000.0
+_LOGGING: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 moved the functions out of the main module
+_SILENT = 0
 
 
 class CaptureError(Exception):
@@ -136,8 +138,8 @@ class QuietOpenCV:
     def __enter__(self) -> None:
         with QuietOpenCV._lock:
             if QuietOpenCV._users == 0:
-                QuietOpenCV._level = cv2.utils.logging.getLogLevel()
-                cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+                QuietOpenCV._level = _LOGGING.getLogLevel()
+                _LOGGING.setLogLevel(_SILENT)
             QuietOpenCV._users += 1
 
     def __exit__(
@@ -146,4 +148,4 @@ class QuietOpenCV:
         with QuietOpenCV._lock:
             QuietOpenCV._users -= 1
             if QuietOpenCV._users == 0:
-                cv2.utils.logging.setLogLevel(QuietOpenCV._level)
+                _LOGGING.setLogLevel(QuietOpenCV._level)
