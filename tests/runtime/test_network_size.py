@@ -49,6 +49,16 @@ def test_rect_stays_within_the_engines_range() -> None:
     assert SizeChooser(engine_info(sizes=RANGE), rect=True).choose(720, 1280, "a") == Size(480, 640)
 
 
+def test_an_engines_own_sizes_need_not_be_multiples_of_the_stride() -> None:
+    fixed = engine_info(sizes=((500, 500),) * 3)
+    assert SizeChooser(fixed).choose(720, 1280, "a") == Size(500, 500)
+    odd = engine_info(sizes=((100, 100), (500, 500), (700, 700)))
+    assert SizeChooser(odd).choose(720, 1280, "a") == Size(500, 500)
+    assert SizeChooser(odd, rect=True).choose(720, 1280, "a") == Size(288, 512)
+    assert SizeChooser(odd, Size(700, 700), rect=True).choose(700, 700, "a") == Size(700, 700)
+    assert SizeChooser(odd, Size(700, 700), rect=True).choose(350, 700, "a") == Size(700, 700), "700x352 is neither"
+
+
 def test_rect_means_nothing_to_an_engine_of_one_size() -> None:
     fixed = ((640, 640),) * 3
     assert SizeChooser(engine_info(sizes=fixed), rect=True).choose(720, 1280, "a") == Size(640, 640)

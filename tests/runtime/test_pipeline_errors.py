@@ -213,6 +213,13 @@ class TestSinks:
             Pipeline(FakeEngine(), [FakeSource("a", forever())], [sink], PipelineOptions(on_result=callback)).run()
         assert sink.closed == 1
 
+    def test_a_callback_that_leaves_the_program_is_obeyed(self) -> None:
+        def leave(result: Result) -> None:
+            sys.exit(7)
+
+        with Limit(), pytest.raises(SystemExit, match="7"):
+            Pipeline(FakeEngine(), [FakeSource("a", forever())], options=PipelineOptions(on_result=leave)).run()
+
     def test_a_refinement_that_raises_ends_the_pipeline_with_its_exception(self) -> None:
         def refine(result: Result) -> Result:
             raise LookupError("lost track")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 
 import cv2
@@ -307,6 +309,21 @@ def test_opencvs_threads_are_as_before_after_an_error_and_after_a_good_end(openc
     options = PipelineOptions(on_result=lambda result: seen.append(cv2.getNumThreads()))
     Pipeline(FakeEngine(), [FakeSource("a", range(3))], options=options).run()
     assert seen == [1, 1, 1]
+
+
+def test_a_pipeline_that_has_ended_is_freed_at_once_with_its_buffers() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        pipeline = Pipeline(FakeEngine(), [FakeSource("a", range(20))], [FakeSink()])
+        with pipeline:
+            images = [weakref.ref(result.frame.image) for result in pipeline]
+        gone = weakref.ref(pipeline)
+        del pipeline
+        assert gone() is None
+        assert [image() for image in images] == [None] * 20
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("count", [1, 4])

@@ -141,6 +141,14 @@ def test_a_pipeline_measures_when_there_is_enough_to_do(
         assert engine.sessions[0].options.contexts == 3
 
 
+@pytest.mark.parametrize(("frames", "contexts"), [(1, 1), (2, 2), (10, 2)])
+def test_a_single_photo_gets_all_cores_in_one_context(frames: int, contexts: int) -> None:
+    engine = FakeEngine(plans=[WIDE, DEEP])
+    with Pipeline(engine, [FakeSource(script=range(frames), frames=frames)]) as pipeline:
+        assert len(list(pipeline)) == frames
+    assert [session.options.contexts for session in engine.sessions] == [contexts]
+
+
 def test_contexts_and_threads_given_by_the_user_fill_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_module, "available_cores", lambda: 8)
     engine = FakeEngine()

@@ -57,6 +57,7 @@ class Lifecycle:
             if self.stopping.is_set():
                 return
             self.stopping.set()
-            callbacks = list(self._on_stop)
+            # Dropped once used: they refer back to the pipeline, which would otherwise outlive its last reference.
+            callbacks, self._on_stop = self._on_stop, []
         for wake in callbacks:
             wake()

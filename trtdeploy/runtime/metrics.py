@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 STAGES = ("read", "queue", "letterbox", "infer", "total", "deliver")
 """`read`: decoding in the source. `queue`: from decoded to taken by a worker. `letterbox`: onto the canvas. `infer`:
 the network, for the whole batch. `total`: from decoded to detections. `deliver`: from detections to accepted by the
@@ -19,6 +21,7 @@ FINEST_S = 1e-6
 BUCKETS_PER_OCTAVE = 16
 BUCKETS = 31 * BUCKETS_PER_OCTAVE
 """From a microsecond to about half an hour."""
+QUANTILES = (0.50, 0.95, 0.99)
 RATE_WINDOW_S = 5.0
 RATE_SAMPLES = 512
 
@@ -138,12 +141,16 @@ class Histogram:
     @staticmethod
     def snapshot(parts: Sequence[Histogram]) -> LatencySnapshot:
         """Return the latency over several histograms."""
-        counts = [sum(column) for column in zip(*(part.counts for part in parts), strict=True)] if parts else []
-        count = sum(counts)
+        total = np.zeros(BUCKETS, np.int64)
+        for part in parts:
+            if part.sum_s or part.counts[0]:
+                total += part.counts
+        count = int(total.sum())
         if not count:
             return LatencySnapshot(count=0, mean_s=0.0, p50_s=0.0, p95_s=0.0, p99_s=0.0, max_s=0.0)
         max_s = max(part.max_s for part in parts)
-        p50, p95, p99 = (min(max_s, _quantile(counts, count, q)) for q in (0.50, 0.95, 0.99))
+        below = np.cumsum(total)
+        p50, p95, p99 = (min(max_s, _middle(np.searchsorted(below, q * (count - 1), "right"))) for q in QUANTILES)
         mean = sum(part.sum_s for part in parts) / count
         return LatencySnapshot(count=count, mean_s=mean, p50_s=p50, p95_s=p95, p99_s=p99, max_s=max_s)
 
@@ -252,11 +259,6 @@ def _stream(counters: StreamCounters, now: float, started_s: float, queued: int)
     )
 
 
-def _quantile(counts: Sequence[int], count: int, q: float) -> float:
-    """Return the middle (on the log scale) of the bucket that holds quantile `q`."""
-    rank = q * (count - 1)
-    below = index = 0
-    while below <= rank:
-        below += counts[index]
-        index += 1
-    return float(FINEST_S * 2 ** ((index - 0.5) / BUCKETS_PER_OCTAVE))
+def _middle(bucket: np.integer[Any]) -> float:
+    """Return the middle of a bucket on the log scale."""
+    return float(FINEST_S * 2 ** ((int(bucket) + 0.5) / BUCKETS_PER_OCTAVE))

@@ -33,7 +33,7 @@ class SizeChooser:
                 "size (built with --frames). Leave them out."
             )
         self._size = size or self._sizes.opt
-        if not self._sizes.contains(self._size) or self._size.snapped(info.stride) != self._size:
+        if not self._accepts(self._size):
             raise UsageError(
                 f"Network size {self._size} is not one of the engine's: it accepts {self._sizes} in multiples of "
                 f"{info.stride}. Choose another size, or rebuild with --dynamic."
@@ -59,9 +59,17 @@ class SizeChooser:
         return self._rect_size(height, width) if self._rect else self._size
 
     def _rect_size(self, height: int, width: int) -> Size:
-        low, high = self._sizes.min, self._sizes.max
-        tight = Letterbox.of(Size(height, width), self._size).scaled.snapped(self._info.stride)
-        return Size(max(low.height, min(high.height, tight.height)), max(low.width, min(high.width, tight.width)))
+        sizes, stride = self._sizes, self._info.stride
+        tight = Letterbox.of(Size(height, width), self._size).scaled.snapped(stride)
+        low, high = sizes.min.snapped(stride), sizes.max
+        canvas = Size(max(low.height, min(high.height, tight.height)), max(low.width, min(high.width, tight.width)))
+        return canvas if self._accepts(canvas) else self._size
+
+    def _accepts(self, size: Size) -> bool:
+        """Return whether the engine runs `size`; its own sizes need not be multiples of the stride."""
+        sizes = self._sizes
+        own = size in (sizes.min, sizes.opt, sizes.max)
+        return own or (sizes.contains(size) and size.snapped(self._info.stride) == size)
 
 
 def _fixed_input(info: EngineInfo) -> tuple[int | None, int | None]:

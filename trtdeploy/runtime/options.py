@@ -66,7 +66,8 @@ class PipelineOptions:
             With `continue`, live sources that are absent at the start are waited for in the background.
         reconnect: How live sources come back.
         open_timeout_s: How long sources may take to open.
-        output_frames: Results that wait for the iterator, and for each sink.
+        output_frames: Results that wait for the iterator, and for each sink. A consumer that is slower than a live
+            source sees results that are about that many results old.
         refine: Called with each result in stream order, by one thread at a time, before anybody sees it; returns the
             result to deliver. The place of a tracker.
         on_result: Called with each result from a thread of its own, one call at a time.

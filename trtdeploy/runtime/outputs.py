@@ -98,7 +98,7 @@ class SinkWriter:
     ) -> None:
         self.name = sink.name
         self.queue = OutputQueue(capacity)
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self._sink = sink
         self._streams = streams
         self._info = info
@@ -125,7 +125,7 @@ class SinkWriter:
         except StopPipeline:
             self.queue.discard()
             self._lifecycle.stop()
-        except Exception as error:  # noqa: BLE001 - every error has to reach the pipeline
+        except BaseException as error:  # noqa: BLE001 - every error has to reach the pipeline, sys.exit() included
             self._fail(error)
         finally:
             self._close()
@@ -133,7 +133,7 @@ class SinkWriter:
     def _open(self) -> None:
         try:
             self._sink.open(self._streams, self._info)
-        except Exception as error:
+        except BaseException as error:
             self.error = error
             raise
         finally:
@@ -143,13 +143,13 @@ class SinkWriter:
         self.queue.discard()
         try:
             self._sink.close()
-        except Exception as error:  # noqa: BLE001 - every error has to reach the pipeline
+        except BaseException as error:  # noqa: BLE001 - every error has to reach the pipeline, sys.exit() included
             self._fail(error)
 
     def _stop(self) -> None:
         self._stopped_s = time.monotonic()
         self.queue.end()
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         self.queue.discard()
         self._lifecycle.fail(error)

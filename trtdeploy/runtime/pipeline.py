@@ -350,6 +350,8 @@ class Pipeline:
     def _release(self) -> None:
         with self._lock:
             idle = self._working == 0
+            # Workers refer back to the pipeline; their canvases go with the last reference, not with a collection.
+            self._workers = [worker for worker in self._workers if worker.thread.is_alive()]
         self._cv_threads.restore()
         if idle:
             self._close_session()

@@ -44,8 +44,11 @@ def open_plan(
         return tuner.open(SessionOptions(contexts=contexts, threads=threads), batches[0])
     plans = engine.backend.plans(cores)
     alternatives = len(plans) * len(batches)
-    if options.tune == "never" or alternatives == 1 or (options.tune == "auto" and not _is_long(options, readers)):
-        return tuner.open(plans[0], batches[0])
+    frames = _frames(options, readers)
+    if options.tune == "never" or alternatives == 1 or (options.tune == "auto" and frames < WORTH_MEASURING_FRAMES):
+        # A single photo gets all cores, not one of many idle contexts.
+        plan = next((plan for plan in plans if plan.contexts <= frames), plans[-1])
+        return tuner.open(plan, batches[0])
     return tuner.choose(plans, batches)
 
 
@@ -65,10 +68,11 @@ def _measured_size(sizes: SizeChooser, readers: Sequence[StreamReader]) -> Size:
     return sizes.choose(info.height, info.width, info.name)
 
 
-def _is_long(options: PipelineOptions, readers: Sequence[StreamReader]) -> bool:
+def _frames(options: PipelineOptions, readers: Sequence[StreamReader]) -> float:
+    """Return how many frames all streams will give at most; infinity when that is not known."""
     total = 0.0
     for reader in readers:
         known = reader.info.frames if reader.info is not None else None
         limits = [count for count in (known, options.max_frames) if count is not None]
         total += min(limits) if limits else float("inf")
-    return total >= WORTH_MEASURING_FRAMES
+    return total

@@ -122,7 +122,7 @@ class Worker:
                 self._ordering.add(self._process(batch))
                 # Frames must not be held while the worker waits for the next ones.
                 del batch
-        except Exception as error:  # noqa: BLE001 - every error has to reach the pipeline
+        except BaseException as error:  # noqa: BLE001 - every error has to reach the pipeline
             self._lifecycle.fail(error)
         finally:
             self._on_exit()

@@ -55,7 +55,7 @@ class StreamReader:
         self.name = name = source.name
         self.live = source.live
         self.info: StreamInfo | None = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self._on_opened = on_opened
         self._index = index
         self._source = source
@@ -105,10 +105,11 @@ class StreamReader:
                 continue
             if self._batcher is not None and self._sizes is not None and self.error is None:
                 self._read_until_end(connected, self._batcher, self._sizes)
-        except Exception as error:  # noqa: BLE001 - every error has to reach the pipeline
+        except BaseException as error:  # noqa: BLE001 - every error has to reach the pipeline
             self._fail(error)
         finally:
             self._close_source()
+            self._pool = FramePool()
             if self._counters.state != "failed":
                 self._counters.state = "ended"
             if self._batcher is not None:
@@ -227,11 +228,11 @@ class StreamReader:
         self._counters.state = "running"
         logger.info("Stream '%s' is connected after %d attempts.", self.name, self._attempts)
 
-    def _count_error(self, error: Exception) -> None:
+    def _count_error(self, error: BaseException) -> None:
         self._counters.errors += 1
         self._counters.last_error = f"{type(error).__name__}: {error}"
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         """Report an error that ends this stream."""
         self._count_error(error)
         self._counters.state = "failed"
