@@ -82,19 +82,15 @@ def test_every_opset_becomes_dynamic(opset: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "gate", [Attention, AreaAttention, SimAM, lambda: Position(4, 6)], ids=["plain", "area", "simam", "position"]
+    "gate",
+    [Attention, AreaAttention, SimAM, SequenceAttention, lambda: Position(4, 6)],
+    ids=["plain", "area", "simam", "sequence-first", "position"],
 )
 def test_a_fixed_batch_becomes_dynamic_for_every_attention(gate: Any) -> None:
     net = V8Like(gate=gate())
     result = SetShapes(None, BATCHES).run(export(net, (1, 128, 192)))
     _assert_like_torch(result.model, net, [(1, 128, 192), (4, 128, 192)])
     assert result.report.details["sizes"] == "128x192"
-
-
-def test_a_batch_that_moves_behind_the_cells_is_refused() -> None:
-    model = export(V8Like(gate=SequenceAttention()), (1, 128, 192))
-    with pytest.raises(ShapeRefusedError, match=r"Node '/gate/attention/Gemm' .*The model was exported with the fixed"):
-        SetShapes(None, BATCHES).run(model)
 
 
 def test_a_batch_of_four_becomes_dynamic() -> None:

@@ -11,13 +11,23 @@ Group = tuple[list[int], list[int]]
 
 
 def solve_reshape(
-    old: Sequence[Vec], new: Sequence[int], batch: Vec, maps: Sequence[tuple[Vec, Vec]], free: int | None
-) -> list[Vec] | None:
-    """Return the new shape at every probe, None when it is not certain.
+    old: Sequence[Vec],
+    new: Sequence[int],
+    batch: Vec,
+    maps: Sequence[tuple[Vec, Vec]],
+    free: int | None,
+    *,
+    inner: bool = False,
+) -> tuple[list[Vec], bool] | None:
+    """Return the new shape at every probe, and whether the batch became the inner factor of a size; None if uncertain.
 
     Data keep their row-major order, so runs of old and new dimensions with equal products correspond. In a run, the
     batch is the outermost factor: each image's data stay together. A size that varies goes to the only new dimension
     that is not 1, to the one written -1, or to the rows and columns of a feature map.
+
+    In sequence-first attention the batch stands between the cells and the features, `[N,B,C]`. Where the exporter
+    joined the last two axes of one image, `[N,C]`, the batch belongs to the cells, as their inner factor: features are
+    what weights multiply, and their number is fixed.
 
     Args:
         old: Input dimensions at every probe.
@@ -25,13 +35,23 @@ def solve_reshape(
         batch: The batch at every probe.
         maps: Rows and columns of feature maps.
         free: Position of the -1 in the operand, if any.
+        inner: Whether the batch is the inner factor of an input dimension.
     """
     count = len(batch)
     result: list[Vec] = [(size,) * count for size in new]
-    covered: set[int] = set()
+    last, covered, became_inner = None, 0, False
     for sources, targets in _groups([dim[0] for dim in old], new):
         product = tuple(_product(old[i][p] for i in sources) for p in range(count))
-        covered.update(sources)
+        covered += len(sources)
+        before, last = last, targets[-1]
+        if len(set(product)) == 1:
+            continue
+        features = len(targets) == 1 and new[targets[0]] > 1 and before is not None
+        place = before if features else _next_one(new, last) if inner else None
+        if place is not None and (one_image := _without(product, batch)) is not None:
+            product = one_image
+            result[place] = tuple(size * b // batch[0] for size, b in zip(result[place], batch, strict=True))
+            became_inner = features
         if len(set(product)) == 1:
             continue
         solved = _solve_group(product, [new[j] for j in targets], batch, maps, _within(free, targets))
@@ -39,10 +59,24 @@ def solve_reshape(
             return None
         for position, vec in zip(targets, solved, strict=True):
             result[position] = vec
-    left = [i for i in range(len(old)) if i not in covered]
-    if any(len(set(old[i])) > 1 for i in left):
+    if any(len(set(dim)) > 1 for dim in old[covered:]):
         return None
-    return result if all(_product(v[p] for v in result) == _product(v[p] for v in old) for p in range(count)) else None
+    whole = all(_product(v[p] for v in result) == _product(v[p] for v in old) for p in range(count))
+    return (result, became_inner) if whole else None
+
+
+def _next_one(new: Sequence[int], position: int) -> int | None:
+    """Return the position after `position` when a dimension of one image, 1, stands there."""
+    return position + 1 if position + 1 < len(new) and new[position + 1] == 1 else None
+
+
+def _without(product: Vec, batch: Vec) -> Vec | None:
+    """Return `product` for the exported batch at every probe; None when the batch is no factor of it."""
+    if len(set(batch)) == 1 or not _depends_on(product, batch):
+        return None
+    if any(p * batch[0] % b for p, b in zip(product, batch, strict=True)):
+        return None
+    return tuple(p * batch[0] // b for p, b in zip(product, batch, strict=True))
 
 
 def _solve_group(
@@ -51,10 +85,9 @@ def _solve_group(
     """Share a varying product out among the new dimensions of one run."""
     count = len(product)
     result: list[Vec] = [(size,) * count for size in new]
-    holds_batch = len(set(batch)) > 1 and _depends_on(product, batch)
-    rest: Vec = tuple(p * batch[0] // b for p, b in zip(product, batch, strict=True)) if holds_batch else product
-    if holds_batch and any(p * batch[0] % b for p, b in zip(product, batch, strict=True)):
-        return None
+    one_image = _without(product, batch)
+    holds_batch = one_image is not None
+    rest = product if one_image is None else one_image
     if len(set(rest)) > 1:
         wide = [j for j, size in enumerate(new) if size != 1]
         if holds_batch and batch[0] > 1 and len(wide) > 1 and new[wide[0]] == batch[0]:

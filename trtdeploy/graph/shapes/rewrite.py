@@ -50,6 +50,7 @@ class DynamicRewriter:
         self._roots = [self._emit.slice(sizes, axis, axis + 1, axis=0) for axis in (0, 2, 3)]
         self._dims: dict[Vec, ir.Value] = {}
         self._grids: dict[tuple[bytes, tuple[int, ...], tuple[Vec, ...]], ir.Value] = {}
+        self._batch_inside: set[ir.Value] = set()
         self.changes: dict[str, int] = {}
 
     def run(self) -> None:
@@ -70,6 +71,7 @@ class DynamicRewriter:
                 self._on_arithmetic(node)
             self._probes.visit(node)
             self._follow_counts(node)
+            self._follow_batch(node)
         self._emit.prepend_to(self._model.graph)
 
     # One method per operator whose operands exporters bake
@@ -87,12 +89,17 @@ class DynamicRewriter:
             raise ShapeRefusedError(f"{label(node)} reshapes a tensor whose size depends on the image's content")
         free = target[0].tolist().index(-1) if baked and -1 in target[0].tolist() else None
         batch = tuple(p.batch for p in self._list)
-        wanted = solve_reshape([d for d in dims if d is not None], actual[0] or [], batch, self._maps(), free)
-        if wanted is None:
+        known = [dim for dim in dims if dim is not None]
+        inner = node.inputs[0] in self._batch_inside
+        solved = solve_reshape(known, actual[0] or [], batch, self._maps(), free, inner=inner)
+        if solved is None:
             raise ShapeRefusedError(
                 f"{label(node)} reshapes {_at_base(dims)} to {actual[0]}, and which of the new sizes depends on the "
                 "image is not certain"
             )
+        wanted, became_inner = solved
+        if became_inner:
+            self._batch_inside.add(node.outputs[0])
         if all(found == [dim[index] for dim in wanted] for index, found in enumerate(actual)):
             return
         self._replace_operand(node, 1, self._shape_operand(wanted, dims))
@@ -292,6 +299,15 @@ class DynamicRewriter:
                 and not any(d is not None and self._is_spatial(d) for d in facts.dims or [])
             ):
                 self._probes.set_counts(output, frozenset(counts))
+
+    def _follow_batch(self, node: ir.Node) -> None:
+        """Carry the mark of a batch inside the first dimension through operators that leave that dimension alone."""
+        marked = [value for value in node.inputs if value is not None and value in self._batch_inside]
+        if not marked or node.op_type in {"Reshape", "Transpose"}:
+            return
+        before, after = self._probes.facts(marked[0]), self._probes.facts(node.outputs[0])
+        if before is not None and after is not None and before.dims and after.dims and before.dims[0] == after.dims[0]:
+            self._batch_inside.update(node.outputs)
 
     def _maps(self) -> list[tuple[Vec, Vec]]:
         """Return the (rows, columns) of feature maps at the usual strides, largest map first."""
