@@ -87,7 +87,7 @@ def assert_equal_to_reference(out, boxes, scores, slots, **options):
 def test_a_thousand_random_images_give_what_greedy_nms_gives(method, options):
     rng = np.random.default_rng(7)
     slots, rows = 60, 120
-    limits = {"candidates": 600, "steps": 24} if method == "fixpoint" else {}
+    limits = {"candidates": 320, "steps": 24} if method == "fixpoint" else {}
     model = network(rows, NmsOptions(method=method, max_det=slots, **options, **limits))
     for _ in range(5):
         boxes, scores = random_cases(rng, 50, rows)

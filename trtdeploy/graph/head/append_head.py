@@ -18,10 +18,11 @@ from trtdeploy.graph.emit import Emitter
 from trtdeploy.graph.head.class_names import check_count, names_in
 from trtdeploy.graph.head.decode import Candidates
 from trtdeploy.graph.head.detector import Detector
+from trtdeploy.graph.head.facts import Facts
+from trtdeploy.graph.head.layout import dims
 from trtdeploy.graph.head.nms import emit_detections
 from trtdeploy.graph.head.options import HeadOptions, NmsOptions
-from trtdeploy.graph.head.provenance import dims
-from trtdeploy.graph.head.recognise import Facts, recognise
+from trtdeploy.graph.head.recognise import recognise
 from trtdeploy.graph.plan import PassResult
 
 OUTPUTS = ("num_dets", "boxes", "scores", "classes")

@@ -9,6 +9,9 @@ import onnx_ir as ir
 from trtdeploy.core.preprocess import Preprocess
 from trtdeploy.graph.head.options import Activation, BoxFormat
 
+YOLOX_PREPROCESS = Preprocess(fit="top-left", color="bgr", divisor=1.0)
+STRETCH = Preprocess(fit="stretch")
+
 
 @dataclass(frozen=True)
 class Columns:

@@ -7,8 +7,9 @@ import onnx_ir as ir
 from trtdeploy.core.errors import UsageError
 from trtdeploy.core.types import TensorSpec
 from trtdeploy.graph.head.detector import Columns, Detector
+from trtdeploy.graph.head.layout import dims
 from trtdeploy.graph.head.options import Activation, BoxFormat, HeadOptions
-from trtdeploy.graph.head.provenance import LAYERS, Origin, dims, origin_of
+from trtdeploy.graph.head.provenance import LAYERS, Origin, origin_of
 
 
 def explicit_head(model: ir.Model, options: HeadOptions) -> Detector:

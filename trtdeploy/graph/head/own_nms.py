@@ -7,8 +7,9 @@ import onnx_ir as ir
 from trtdeploy.core.errors import HeadNotFoundError
 from trtdeploy.graph.head.detector import Columns, Detector
 from trtdeploy.graph.head.explicit import spec_of
+from trtdeploy.graph.head.layout import dims
 from trtdeploy.graph.head.options import BoxFormat, HeadOptions
-from trtdeploy.graph.head.provenance import FLOATS, INTEGERS, dims, has_ancestor, origin_of
+from trtdeploy.graph.head.provenance import FLOATS, INTEGERS, has_ancestor, origin_of
 
 EFFICIENT_NMS = "EfficientNMS_TRT"
 DATA_DEPENDENT = frozenset({"NonZero", "TopK", "ArgMax", "NonMaxSuppression", "Compress", "Unique"})
