@@ -188,6 +188,21 @@ def test_an_input_with_two_readers_is_not_folded() -> None:
     assert _run(result.model, "images", np.full((1, 96, 160, 3), 255, np.uint8))["other"].max() == pytest.approx(1)
 
 
+def test_a_reader_of_the_shape_alone_does_not_hinder_folding() -> None:
+    shape = helper.make_node("Shape", ["images"], ["shape"])
+    model = _conv_net(
+        {"w": np.ones((4, 3, 3, 3), np.float32)}, [shape, helper.make_node("Cast", ["shape"], ["f"], to=1)]
+    )
+    while len(model.graph.outputs) > 1:
+        model.graph.outputs.pop()
+    cast = next(node for node in model.graph if node.op_type == "Cast")
+    cast.outputs[0].shape = ir.Shape([4])
+    model.graph.outputs.append(cast.outputs[0])
+    result = FramesIn("canvas", Preprocess(), SizeRange.fixed(CANVAS)).run(model)
+    assert result.report.details["folded"] is True
+    assert _run(result.model, "images", np.zeros((2, 96, 160, 3), np.uint8))["f"].tolist() == [2, 3, 96, 160]
+
+
 def test_a_weight_used_twice_keeps_its_other_use() -> None:
     weight = np.ones((4, 3, 3, 3), np.float32)
     model = _conv_net({"w": weight}, [helper.make_node("ReduceSum", ["w"], ["total"])])

@@ -52,6 +52,7 @@ class FramesIn:
             ModelError: The model has no float NCHW image input, or boxes cannot be mapped to frame pixels.
         """
         image = find_image_input(model)
+        old_name = image.name
         boxes, classes = (_output(model, name) for name in ("boxes", "classes"))
         refusals = []
         if self._kind == "frames" and (boxes is None or classes is None):
@@ -73,7 +74,7 @@ class FramesIn:
         _install_input(model, image, source, emit, x)
         if layout is not None and boxes is not None and classes is not None:
             _map_boxes(model, Emitter(opset, "frames/back"), boxes, classes, layout)
-        return PassResult(model, True, self._report(image, folded, refusals))
+        return PassResult(model, True, self._report(old_name, folded, refusals))
 
     def _new_input(self, model: ir.Model, image: ImageInput) -> ir.Value:
         """Return the new input value, not yet in the graph; other values give up its name."""
@@ -92,11 +93,11 @@ class FramesIn:
         dims = [old[0], old[2], old[3], 3] if self._kind == "canvas" else [old[0], "frame_height", "frame_width", 3]
         return ir.Value(name=name, type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape(dims))
 
-    def _report(self, image: ImageInput, folded: bool, refusals: list[str]) -> PassReport:
+    def _report(self, old_name: str, folded: bool, refusals: list[str]) -> PassReport:
         where = (
             "letterboxed by the host" if self._kind == "canvas" else f"letterboxed in the graph to {self._sizes.opt}"
         )
-        change = f"input {image.name} became uint8 BGR {'images' if self._kind == 'canvas' else 'frames'}, {where}"
+        change = f"input {old_name} became uint8 BGR {'images' if self._kind == 'canvas' else 'frames'}, {where}"
         changes = [change]
         if folded:
             changes.append("channel order and scale folded into the first convolution")
@@ -167,11 +168,11 @@ def _normalise(emit: Emitter, x: ir.Value, preprocess: Preprocess) -> ir.Value:
 
 
 def _fold_into_convolution(model: ir.Model, image: ImageInput, preprocess: Preprocess) -> bool:
-    """Put channel order and scale into the weights of the convolution that alone reads the input; return whether."""
-    uses = list(image.value.uses())
-    if len(uses) != 1 or any(preprocess.mean) or image.value.is_graph_output():
+    """Put channel order and scale into the weights of the convolution that alone reads the input's pixels; return whether."""
+    readers = [(use.node, use.idx) for use in image.value.uses() if use.node.op_type != "Shape"]
+    if len(readers) != 1 or any(preprocess.mean) or image.value.is_graph_output():
         return False
-    node, position = uses[0].node, uses[0].idx
+    node, position = readers[0]
     weight = node.inputs[1] if node.op_type == "Conv" and position == 0 and node.graph is model.graph else None
     if weight is None or weight.const_value is None or weight.const_value.dtype != ir.DataType.FLOAT:
         return False
