@@ -162,17 +162,18 @@ def _pipeline(video: str, streams: int, options: argparse.Namespace) -> tuple[fl
 
 
 def _measure_memory(options: argparse.Namespace) -> dict[str, float]:
-    """Return resident memory after a tenth of the frames and at the end, in MiB."""
+    """Return resident memory in MiB after a tenth of the frames and just before the end, while all buffers live."""
     engine = NoopEngine(options.side, options.contexts)
     total = options.memory_frames
     source = f"synthetic:noise?size=1280x720&frames={total}"
-    early, seen = 0.0, 0
+    early, late, seen = 0.0, 0.0, 0
     with Pipeline(engine, [source], options=PipelineOptions(max_batch=1)) as pipeline:
         for _result in pipeline:
             seen += 1
             if seen == total // 10:
                 early = _resident_mib()
-        late = _resident_mib()
+            elif seen == total - 50:
+                late = _resident_mib()
     growth = (late - early) / early * 100 if early else 0.0
     return {
         "frames": seen,
