@@ -189,18 +189,15 @@ def test_an_input_with_two_readers_is_not_folded() -> None:
 
 
 def test_a_reader_of_the_shape_alone_does_not_hinder_folding() -> None:
-    shape = helper.make_node("Shape", ["images"], ["shape"])
-    model = _conv_net(
-        {"w": np.ones((4, 3, 3, 3), np.float32)}, [shape, helper.make_node("Cast", ["shape"], ["f"], to=1)]
-    )
-    while len(model.graph.outputs) > 1:
-        model.graph.outputs.pop()
-    cast = next(node for node in model.graph if node.op_type == "Cast")
-    cast.outputs[0].shape = ir.Shape([4])
-    model.graph.outputs.append(cast.outputs[0])
+    nodes = [helper.make_node("Conv", ["images", "w"], ["out"]), helper.make_node("Shape", ["images"], ["shape"])]
+    outputs = [
+        helper.make_tensor_value_info("out", TensorProto.FLOAT, ["a", "b", "c", "d"]),
+        helper.make_tensor_value_info("shape", TensorProto.INT64, [4]),
+    ]
+    model = _model(17, nodes, outputs, {"w": np.ones((4, 3, 3, 3), np.float32)})
     result = FramesIn("canvas", Preprocess(), SizeRange.fixed(CANVAS)).run(model)
     assert result.report.details["folded"] is True
-    assert _run(result.model, "images", np.zeros((2, 96, 160, 3), np.uint8))["f"].tolist() == [2, 3, 96, 160]
+    assert _run(result.model, "images", np.zeros((2, 96, 160, 3), np.uint8))["shape"].tolist() == [2, 3, 96, 160]
 
 
 def test_a_weight_used_twice_keeps_its_other_use() -> None:
