@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -147,8 +148,32 @@ def test_a_server_that_refuses_the_connection_is_an_error_without_the_password()
 SDP = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nt=0 0\r\nm=video 0 RTP/AVP 26\r\na=control:track1\r\n"
 
 
-def answer_rtsp(listener: socket.socket, seen: list[str]) -> None:
-    """Speak RTSP up to the choice of the transport, and then fall silent."""
+def rtp_packets(index: int, first_sequence: int) -> list[bytes]:
+    """Pack a picture as RTP with a JPEG payload (RFC 2435), each packet framed for RTSP's own connection."""
+    data = cv2.imencode(".jpg", picture(index), [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+    tables, scan, at = b"", b"", 2
+    while not scan:
+        kind, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        body = data[at + 4 : at + 2 + length]
+        while kind == 0xDB and body:
+            tables, body = tables + body[1:65], body[65:]
+        at += 2 + length
+        if kind == 0xDA:
+            scan = data[at:-2]
+    packets = []
+    for offset in range(0, len(scan), 1200):
+        last = offset + 1200 >= len(scan)
+        head = struct.pack(">BBHII", 0x80, 26 | last << 7, first_sequence + len(packets), index * 9000, 7)
+        head += struct.pack(">I", offset) + bytes([1, 255, 128 // 8, 96 // 8])
+        if offset == 0:
+            head += struct.pack(">BBH", 0, 0, len(tables)) + tables
+        packet = head + scan[offset : offset + 1200]
+        packets.append(b"$\x00" + struct.pack(">H", len(packet)) + packet)
+    return packets
+
+
+def serve_rtsp(listener: socket.socket, seen: list[str], frames: int) -> None:
+    """Speak RTSP, send pictures over the same connection, and hang up."""
     with contextlib.suppress(OSError):
         connection, _ = listener.accept()
         with connection:
@@ -156,25 +181,44 @@ def answer_rtsp(listener: socket.socket, seen: list[str]) -> None:
             while request := connection.recv(8192).decode():
                 seen.append(request)
                 number = request.split("CSeq:")[1].split("\r\n")[0].strip()
-                head = f"RTSP/1.0 200 OK\r\nCSeq: {number}\r\n"
+                answer = f"RTSP/1.0 200 OK\r\nCSeq: {number}\r\nSession: 1\r\n"
                 if request.startswith("DESCRIBE"):
-                    body = f"Content-Type: application/sdp\r\nContent-Length: {len(SDP)}\r\n\r\n{SDP}"
-                    connection.sendall((head + body).encode())
+                    answer += f"Content-Type: application/sdp\r\nContent-Length: {len(SDP)}\r\n\r\n{SDP}"
                 elif request.startswith("OPTIONS"):
-                    connection.sendall((head + "Public: DESCRIBE, SETUP, PLAY\r\n\r\n").encode())
+                    answer += "Public: DESCRIBE, SETUP, PLAY\r\n\r\n"
+                elif request.startswith("SETUP"):
+                    answer += "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n\r\n"
                 else:
+                    answer += "\r\n"
+                connection.sendall(answer.encode())
+                if request.startswith("PLAY"):
+                    sequence = 0
+                    for index in range(frames):
+                        packets = rtp_packets(index, sequence)
+                        sequence += len(packets)
+                        connection.sendall(b"".join(packets))
                     return
 
 
-def test_rtsp_asks_for_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rtsp_comes_over_tcp_and_vanishes_when_the_server_hangs_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", raising=False)
     seen: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(10)
-        thread = threading.Thread(target=answer_rtsp, args=(listener, seen), daemon=True)
+        thread = threading.Thread(target=serve_rtsp, args=(listener, seen, 60), daemon=True)
         thread.start()
-        with pytest.raises(SourceError, match="no video came"):
-            NetworkSource(f"rtsp://127.0.0.1:{listener.getsockname()[1]}/door", open_timeout_s=5).open()
+        source = NetworkSource(f"rtsp://user:secret@127.0.0.1:{listener.getsockname()[1]}/door")
+        info = source.open()
+        images, times, message = frames_until_it_breaks(source)
+        source.close()
         thread.join(10)
+    assert (info.live, info.height, info.width) == (True, 96, 128)
+    assert len(images) >= 50
+    assert "vanished after" in message
+    assert "secret" not in message
+    assert times == sorted(set(times))
+    assert times[10] - times[5] == pytest.approx(0.5, abs=0.01), "the times are the camera's"
+    differences = [np.abs(images[20].astype(int) - picture(index)).mean() for index in range(60)]
+    assert min(differences) < 4
     setup = next(request for request in seen if request.startswith("SETUP"))
     assert "RTP/AVP/TCP" in setup

@@ -70,7 +70,8 @@ class ImageFiles:
 
 def _encoded(path: Path, image: NDArray[np.uint8]) -> bytes:
     try:
-        done, data = cv2.imencode(path.suffix, image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+        jpeg = path.suffix.lower() in {".jpg", ".jpeg", ".jpe"}
+        done, data = cv2.imencode(path.suffix, image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if jpeg else [])
     except cv2.error as error:
         raise SinkError(f"Output '{path}': OpenCV cannot write this format: {str(error).strip()}") from error
     if not done:
