@@ -137,6 +137,7 @@ def test_split_outputs_score_every_pair_of_query_and_class(opset):
     model, report = build(proto)
     assert report.details["head"] == "rtdetr"
     assert report.details["preprocess"]["fit"] == "stretch"
+    assert any("logits and go through a sigmoid" in change for change in report.changes)
     inputs = images(2)
     logits, boxes = models.run(proto, inputs).values()
     boxes = reference.xyxy_of(boxes) * np.array([96, 64, 96, 64], np.float32)
@@ -358,6 +359,11 @@ class TestRefusals:
         net.metadata = {"task": task}
         with pytest.raises(HeadNotFoundError, match=reason):
             build(models.yolov8(net))
+
+    def test_the_angle_of_rotated_boxes_is_noticed_without_metadata(self):
+        net = models.Net()
+        with pytest.raises(HeadNotFoundError, match="no output looks like a detector head"):
+            build(net.proto(models.yolov8_output(net, 3, extra=1)))
 
     def test_a_refusal_leaves_the_model_as_it_was(self):
         net = models.Net()

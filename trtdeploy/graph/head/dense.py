@@ -111,6 +111,8 @@ def _plain_classes(facts: Facts, channels: int, fifth: Origin) -> tuple[int | No
         classes = facts.names
     if classes is None or classes == room:
         return classes, ()
+    if room - classes == 1:
+        return None, ()  # the angle of rotated boxes
     kind = {"segment": "mask coefficients", "pose": "key points"}.get(facts.task, "masks or key points")
     return classes, (f"{room - classes} columns of {kind} are dropped; the engine detects boxes only.",)
 

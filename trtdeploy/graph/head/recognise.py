@@ -14,7 +14,7 @@ from trtdeploy.graph.head.detector import STRETCH, Columns, Detector
 from trtdeploy.graph.head.explicit import explicit_head, spec_of
 from trtdeploy.graph.head.facts import Facts
 from trtdeploy.graph.head.layout import constant_of, dims
-from trtdeploy.graph.head.options import HeadOptions
+from trtdeploy.graph.head.options import Activation, HeadOptions
 from trtdeploy.graph.head.own_nms import own_nms_head
 from trtdeploy.graph.head.provenance import ACTIVATIONS, FLOATS, has_ancestor, origin_of
 
@@ -23,6 +23,8 @@ HELP = (
     "Name the tensors with --head boxes=NAME,scores=NAME (and format=xyxy or cxcywh), "
     "or export the model with its decoding."
 )
+
+LOGITS_NOTE = "The scores are logits and go through a sigmoid; for a softmax give --head rtdetr,activation=softmax."
 
 
 def recognise(facts: Facts, options: HeadOptions) -> Detector:
@@ -76,7 +78,7 @@ def _end_to_end(output: ir.Value, shape: list[int | None]) -> Detector | None:
     YOLOv10 and its successors write corners in pixels. Boxes straight from a sigmoid are RT-DETR's normalised centres.
     """
     width = shape[2]
-    if width is None or width < 6:
+    if width is None or width < 6 or width == 7:  # a seventh column alone is the angle of rotated boxes
         return None
     x, w, score, label = (origin_of(output, 2, column) for column in (0, 2, 4, 5))
     if label.kind != "index" or score.kind == "index":
@@ -122,18 +124,20 @@ def _split_readings(facts: Facts) -> list[Detector]:
             if scores is boxes or other is None or other[1] != shape[1] or other[2] is None:
                 continue
             top = origin_of(scores, 2, 0)
+            activation: Activation = "none" if top.kind in ACTIVATIONS and top.is_plain else "sigmoid"
+            logits = () if activation == "none" else (LOGITS_NOTE,)
             found.append(
                 Detector(
                     family="rtdetr",
                     boxes=Columns(boxes, 2, 0, 4),
                     scores=Columns(scores, 2, 0, other[2]),
                     normalized=True,
-                    activation="none" if top.kind in ACTIVATIONS and top.is_plain else "sigmoid",
+                    activation=activation,
                     num_classes=other[2],
                     nms_free=True,
                     multi_label=True,
                     preprocess=STRETCH,
-                    notes=("Every pair of query and class is scored, as in RT-DETR's own post-processing.",),
+                    notes=("Every pair of query and class is scored, as in RT-DETR's own post-processing.", *logits),
                 )
             )
     return found
