@@ -7,6 +7,8 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -74,6 +76,7 @@ def test_ignored_signal_stays_ignored() -> None:
         signal.signal(signal.SIGINT, previous)
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see that the call blocks")
 def test_library_call_that_never_returns_is_ended() -> None:
     """`ctypes` releases the interpreter lock and hides the signal from Python, as a compiling library does."""
     program = """
@@ -90,5 +93,9 @@ def test_library_call_that_never_returns_is_ended() -> None:
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
+    asleep = 0
+    while asleep < 5:  # blocked in the call, no longer on its way there
+        time.sleep(0.02)
+        asleep = asleep + 1 if Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "S" else 0
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) == 130

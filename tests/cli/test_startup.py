@@ -12,12 +12,18 @@ from trtdeploy.cli.main import COMMANDS
 HEAVY = ("numpy", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "cv2", "openvino", "torch", "rich", "msgspec")
 
 
-def _loaded(*args: str) -> set[str]:
-    """Return the modules that a Python process imports, submodules included."""
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", *args], capture_output=True, text=True, check=True, timeout=60
-    )
-    return {line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+RUN = "from trtdeploy.cli.main import main; main()"
+_LIST_MODULES = """
+import atexit, sys
+atexit.register(lambda: print(*sys.modules, sep="\\n", file=sys.stderr))
+"""
+
+
+def _loaded(statement: str, *args: str) -> set[str]:
+    """Return the modules that a Python process has loaded after running `statement` with command line arguments."""
+    command = [sys.executable, "-c", _LIST_MODULES + statement, *args]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return set(done.stderr.split())
 
 
 def _heavy(loaded: set[str]) -> set[str]:
@@ -25,13 +31,13 @@ def _heavy(loaded: set[str]) -> set[str]:
 
 
 def test_importing_trtdeploy_loads_nothing_heavy() -> None:
-    loaded = _loaded("-c", "import trtdeploy")
+    loaded = _loaded("import trtdeploy")
     assert "trtdeploy" in loaded
     assert _heavy(loaded) == set()
 
 
 def test_help_loads_nothing_heavy_and_no_command() -> None:
-    loaded = _loaded("-m", "trtdeploy", "--help")
+    loaded = _loaded(RUN, "--help")
     assert "trtdeploy.cli.main" in loaded
     assert _heavy(loaded) == set()
     assert not loaded & {f"trtdeploy.cli.{command}" for command in COMMANDS}
@@ -39,10 +45,10 @@ def test_help_loads_nothing_heavy_and_no_command() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command_loads_nothing_heavy(command: str) -> None:
-    loaded = _loaded("-m", "trtdeploy", command, "--help")
+    loaded = _loaded(RUN, command, "--help")
     assert f"trtdeploy.cli.{command}" in loaded
     assert _heavy(loaded) == set()
 
 
 def test_the_measure_sees_a_heavy_module() -> None:
-    assert _heavy(_loaded("-c", "import numpy")) == {"numpy"}
+    assert _heavy(_loaded("import numpy")) == {"numpy"}
