@@ -168,7 +168,7 @@ def _normalise(emit: Emitter, x: ir.Value, preprocess: Preprocess) -> ir.Value:
 
 
 def _fold_into_convolution(model: ir.Model, image: ImageInput, preprocess: Preprocess) -> bool:
-    """Put channel order and scale into the convolution that alone reads the pixels; return whether that was possible."""
+    """Put channel order and scale into the convolution that alone reads the pixels; return whether that was done."""
     readers = [(use.node, use.idx) for use in image.value.uses() if use.node.op_type != "Shape"]
     if len(readers) != 1 or any(preprocess.mean) or image.value.is_graph_output():
         return False
