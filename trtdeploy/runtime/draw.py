@@ -28,7 +28,7 @@ PALETTE: tuple[Bgr, ...] = (
     (66, 228, 240),
     (255, 255, 255),
 )
-"""Colours that the colour-blind can tell apart, BGR: Okabe and Ito, "Color universal design" (2008), white for black."""
+"""Colours that the colour-blind tell apart, BGR: Okabe and Ito, "Color universal design" (2008), white for black."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -150,6 +150,7 @@ class GstProcess:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             pass_fds=(write_fd,),
+            start_new_session=True,  # Ctrl-C is ours to handle; left alone, the child ends when its pipe closes
             env={**os.environ, "LC_ALL": "C", "GST_DEBUG_NO_COLOR": "1"},
         )
         assert self._process.stdout is not None
