@@ -10,6 +10,8 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+import torch
+from graph_shapes_models import V8Like, export
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -225,3 +227,19 @@ def test_an_output_named_like_the_new_input_is_refused() -> None:
     model = _model(17, [node], [helper.make_tensor_value_info("frames", TensorProto.FLOAT, ["a", "b", "c", "d"])], {})
     with pytest.raises(ModelError, match="output named 'frames'"):
         FramesIn("frames", Preprocess(), SizeRange.fixed(CANVAS)).run(model)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(240, 320), (241, 319), (721, 1281), (2160, 3840)], ids=["240x320", "odd", "odd-hd", "4k"]
+)
+def test_a_network_sees_the_same_boxes_through_the_graph_and_through_the_host(height: int, width: int) -> None:
+    torch.manual_seed(0)
+    net = export(V8Like(), (1, CANVAS.height, CANVAS.width))
+    frame = _frame(height, width)
+    sizes = SizeRange.fixed(CANVAS)
+    graph = _run(FramesIn("frames", Preprocess(), sizes).run(net.clone()).model, "frames", frame[None])["output0"]
+    host = _run(FramesIn("canvas", Preprocess(), sizes).run(net).model, "images", _host(frame, "center")[0][None])
+    gap = np.abs(graph - host["output0"])
+    assert gap[:, :4].max() < 0.5, "pixels of the canvas"
+    assert gap[:, 4:].max() < 0.01, "scores"
+    assert host["output0"][:, 4:].std() > 0.01, "the network does react to its input"
