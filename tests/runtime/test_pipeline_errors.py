@@ -88,8 +88,10 @@ class TestSources:
 
     def test_when_no_source_opens_the_first_error_is_raised_at_the_start(self) -> None:
         sources = [FakeSource(name, opens=[SourceError(f"{name} missing")]) for name in ("a", "b")]
+        engine = FakeEngine()
         with pytest.raises(SourceError, match="a missing"):
-            run(FakeEngine(), sources, [], on_source_error="continue")
+            run(engine, sources, [], on_source_error="continue")
+        assert engine.sessions == []
 
     def test_an_unexpected_exception_of_a_live_source_is_not_retried(self) -> None:
         camera = FakeSource("cam", [0, ZeroDivisionError("a bug")], live=True)

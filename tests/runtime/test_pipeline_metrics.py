@@ -116,8 +116,9 @@ def test_stages_measure_what_they_say() -> None:
         for _result in pipeline:
             time.sleep(0.001)
         stages = pipeline.metrics().stages
-    assert 0.01 <= stages["read"].p50_s < 0.03
-    assert 0.03 / 1.03 <= stages["infer"].p50_s < 0.1
+    assert stages["read"].p50_s >= 0.01 / 1.03
+    assert stages["infer"].p50_s >= 0.03 / 1.03
+    assert stages["letterbox"].p50_s < 0.03
     assert stages["queue"].p50_s > 0.03, "four frames wait for one slow worker"
     assert stages["total"].p50_s >= stages["queue"].p50_s
 

@@ -318,10 +318,10 @@ def test_a_pipeline_that_has_ended_is_freed_at_once_with_its_buffers() -> None:
         pipeline = Pipeline(FakeEngine(), [FakeSource("a", range(20))], [FakeSink()])
         with pipeline:
             images = [weakref.ref(result.frame.image) for result in pipeline]
+        assert [image() for image in images] == [None] * 20
         gone = weakref.ref(pipeline)
         del pipeline
         assert gone() is None
-        assert [image() for image in images] == [None] * 20
     finally:
         gc.enable()
 
