@@ -113,7 +113,9 @@ def test_the_graph_letterboxes_like_cv2_and_maps_boxes_back(height: int, width: 
     canvas, layout = _host(frame, fit)
     expected = canvas[:, :, ::-1].transpose(2, 0, 1)[None].astype(np.float32) / 255
     assert got["seen"].shape == expected.shape
-    assert np.abs(got["seen"] - expected).max() <= 1.001 / 255
+    gap = np.abs(got["seen"] - expected)
+    assert gap.max() <= 1.001 / 255
+    assert (gap < 1e-6).mean() > 0.8, "grey levels are rounded as cv2 rounds them"
     boxes = layout.to_frame(BOXES.copy())
     boxes[CLASSES < 0] = 0
     assert np.abs(got["boxes"][0] - boxes).max() <= max(1e-3, 1e-6 * max(height, width))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,16 @@ NETS: dict[str, Any] = {
 def _one_thread() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@functools.cache
+def _exported(dynamic: bool) -> ir.Model:
+    return export(V8Like(), dynamic=dynamic)
+
+
+def _v8(dynamic: bool) -> ir.Model:
+    """Return a model that the test may change, for tests that do not compare with torch."""
+    return _exported(dynamic).clone()
 
 
 def _session(model: ir.Model) -> ort.InferenceSession:
@@ -153,7 +164,7 @@ def test_a_dynamic_export_keeps_a_range() -> None:
 
 def test_sizes_are_rounded_up_to_the_stride_and_the_report_says_so() -> None:
     shapes = SetShapes(parse_dynamic("90:160:310"))
-    report = shapes.run(export(V8Like(), dynamic=True)).report
+    report = shapes.run(_v8(dynamic=True)).report
     assert shapes.sizes == SizeRange(Size(96, 96), Size(160, 160), Size(320, 320))
     assert "min size 90 -> 96 (the stride is 32)" in report.changes
     assert "max size 310 -> 320 (the stride is 32)" in report.changes
@@ -162,13 +173,13 @@ def test_sizes_are_rounded_up_to_the_stride_and_the_report_says_so() -> None:
 
 def test_without_options_the_models_own_shapes_stay() -> None:
     shapes = SetShapes()
-    result = shapes.run(export(V8Like()))
+    result = shapes.run(_v8(dynamic=False))
     assert (shapes.sizes, shapes.batches) == (SizeRange.fixed(Size(160, 224)), BatchRange(1, 1, 1))
     assert not result.modified
 
 
 def test_without_options_an_open_model_is_fixed_at_its_metadata_or_640() -> None:
-    model = export(V8Like(), dynamic=True)
+    model = _v8(dynamic=True)
     shapes = SetShapes(verify=False)
     report = shapes.run(model).report
     assert shapes.sizes == SizeRange.fixed(Size(640, 640))
@@ -179,7 +190,7 @@ def test_without_options_an_open_model_is_fixed_at_its_metadata_or_640() -> None
 
 
 def test_a_stated_stride_that_the_graph_contradicts_is_reported() -> None:
-    model = export(V8Like(), dynamic=True)
+    model = _v8(dynamic=True)
     model.metadata_props["stride"] = "8"
     shapes = SetShapes(RANGE, verify=False)
     report = shapes.run(model).report
@@ -188,7 +199,7 @@ def test_a_stated_stride_that_the_graph_contradicts_is_reported() -> None:
 
 
 def test_a_model_that_only_claims_to_be_dynamic_is_refused() -> None:
-    model = export(V8Like())
+    model = _v8(dynamic=False)
     model.graph.inputs[0].shape = ir.Shape(["batch", 3, "height", "width"])
     with pytest.raises(ShapeRefusedError, match=r"does not run at .* although its input says it is dynamic"):
         SetShapes(RANGE).run(model)

@@ -23,8 +23,8 @@ class FramesIn:
     """Replaces the float image input by uint8 BGR images.
 
     `canvas`: `images [B,H,W,3]`, letterboxed by the host to the network size. `frames`: `frames [B,H,W,3]` of any
-    size, letterboxed in the graph to `sizes.opt`; the output `boxes` is mapped back to frame pixels and clipped, and
-    its empty slots (class -1) stay zero.
+    size, letterboxed in the graph to `sizes.opt`; the output `boxes` is mapped back to frame pixels and clipped;
+    empty slots stay zero.
 
     Where the input's only reader is a convolution, channel order and scale go into its weights: the same products in
     another order. A mean is never folded: the convolution pads with zeros after the mean was taken off. The cast comes
@@ -53,9 +53,9 @@ class FramesIn:
         """
         image = find_image_input(model)
         old_name = image.name
-        boxes, classes = (_output(model, name) for name in ("boxes", "classes"))
+        boxes = next((value for value in model.graph.outputs if value.name == "boxes"), None)
         refusals = []
-        if self._kind == "frames" and (boxes is None or classes is None):
+        if self._kind == "frames" and boxes is None:
             refusals.append("the outputs are raw, so their boxes stay in network pixels, not in frame pixels")
         opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
         emit = Emitter(opset, "frames")
@@ -72,8 +72,8 @@ class FramesIn:
             x = emit.cast(x, ir.DataType.FLOAT16)
         x.type, x.shape = image.value.type, image.value.shape
         _install_input(model, image, source, emit, x)
-        if layout is not None and boxes is not None and classes is not None:
-            _map_boxes(model, Emitter(opset, "frames/back"), boxes, classes, layout)
+        if layout is not None and boxes is not None:
+            _map_boxes(model, Emitter(opset, "frames/back"), boxes, layout)
         return PassResult(model, True, self._report(old_name, folded, refusals))
 
     def _new_input(self, model: ir.Model, image: ImageInput) -> ir.Value:
@@ -199,24 +199,21 @@ def _install_input(model: ir.Model, image: ImageInput, source: ir.Value, emit: E
     emit.prepend_to(model.graph)
 
 
-def _map_boxes(model: ir.Model, emit: Emitter, boxes: ir.Value, classes: ir.Value, layout: _Layout) -> None:
-    """Map the output `boxes [B,M,4]` to frame pixels, as `Letterbox.to_frame` does."""
+def _map_boxes(model: ir.Model, emit: Emitter, boxes: ir.Value, layout: _Layout) -> None:
+    """Map the output `boxes [B,M,4]` to frame pixels, as `Letterbox.to_frame` does.
+
+    The zero box of an empty slot stays zero: the canvas's corner lies on or outside the frame's, and is clipped to it.
+    """
 
     def four(y: ir.Value, x: ir.Value) -> ir.Value:
         return emit.cast(emit.concat([x, y, x, y], axis=0), ir.DataType.FLOAT)
 
     frame, scaled = four(*layout.frame), four(*layout.scaled)
     mapped = emit.mul(emit.sub(boxes, four(layout.top, layout.left)), emit.div(frame, scaled))
-    mapped = emit.min(emit.max(mapped, 0.0), frame)
-    empty = emit.unsqueeze(emit.less(classes, np.array(0, np.int32)), 2)
-    result = emit.where(empty, 0.0, mapped)
+    result = emit.min(emit.max(mapped, 0.0), frame)
     emit.append_to(model.graph)
     name = boxes.name
     boxes.name = f"{name}_canvas"
     result.name, result.type, result.shape = name, boxes.type, boxes.shape
     outputs = model.graph.outputs
     outputs[list(outputs).index(boxes)] = result
-
-
-def _output(model: ir.Model, name: str) -> ir.Value | None:
-    return next((value for value in model.graph.outputs if value.name == name), None)
