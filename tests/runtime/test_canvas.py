@@ -144,6 +144,22 @@ def test_opencv_threads_are_limited_while_a_pipeline_runs_and_restored_by_the_la
     assert cv2.getNumThreads() == before
 
 
+def test_opencv_threads_are_restored_once_when_many_threads_close_a_pipeline() -> None:
+    before = cv2.getNumThreads()
+    for _ in range(50):
+        limit, keeper = OpenCvThreads(1), OpenCvThreads(1)
+        keeper.limit()
+        limit.limit()
+        threads = [threading.Thread(target=limit.restore) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(5)
+        assert OpenCvThreads._active == 1
+        keeper.restore()
+    assert cv2.getNumThreads() == before
+
+
 def test_two_workers_letterbox_at_the_same_time() -> None:
     images = [noise(90, 160, seed) for seed in range(2)]
     expected = [reference(image, (64, 64), "center") for image in images]

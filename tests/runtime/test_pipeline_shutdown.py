@@ -281,6 +281,19 @@ def test_close_can_be_called_from_the_callback() -> None:
     assert time.monotonic() - start < BOUND_S
 
 
+def test_many_threads_may_close_at_once_and_the_session_is_closed_once() -> None:
+    for _ in range(10):
+        engine, sink = FakeEngine(), FakeSink()
+        pipeline = Pipeline(engine, [FakeSource("a", endless())], [sink])
+        next(iter(pipeline))
+        threads = [threading.Thread(target=pipeline.close) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(5)
+        assert (engine.sessions[0].closed, sink.closed) == (1, 1)
+
+
 def test_close_from_another_thread_ends_the_iteration() -> None:
     camera = Blocking()
     pipeline = Pipeline(FakeEngine(), [camera], options=PipelineOptions(shutdown_s=0.2))

@@ -96,21 +96,21 @@ class OpenCvThreads:
 
     def limit(self) -> None:
         """Apply the limit until `restore`."""
-        if self._threads is None or self._entered:
-            return
         with OpenCvThreads._lock:
+            if self._threads is None or self._entered:
+                return
+            self._entered = True
             if OpenCvThreads._active == 0:
                 OpenCvThreads._before = cv2.getNumThreads()
             OpenCvThreads._active += 1
             cv2.setNumThreads(self._threads)
-        self._entered = True
 
     def restore(self) -> None:
-        """Undo `limit`. Idempotent."""
-        if not self._entered:
-            return
-        self._entered = False
+        """Undo `limit`. Idempotent, from any thread."""
         with OpenCvThreads._lock:
+            if not self._entered:
+                return
+            self._entered = False
             OpenCvThreads._active -= 1
             if OpenCvThreads._active == 0:
                 cv2.setNumThreads(OpenCvThreads._before)

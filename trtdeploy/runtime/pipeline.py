@@ -11,6 +11,7 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import TypeVar
 
+from trtdeploy.backends.base import Session
 from trtdeploy.core.errors import SourceError, UsageError
 from trtdeploy.core.types import Result
 from trtdeploy.runtime.batcher import Batcher, LaneOptions
@@ -94,7 +95,7 @@ class Pipeline:
         self._queues = [self._results]
         self._writers: list[SinkWriter] = []
         self._workers: list[Worker] = []
-        self._plan: OpenPlan | None = None
+        self._session: Session | None = None
         self._batcher: Batcher | None = None
         self._server: MetricsServer | None = None
         self._cv_threads = OpenCvThreads(self._options.opencv_threads)
@@ -220,7 +221,8 @@ class Pipeline:
         for reader in self._readers:
             reader.start()
         self._await_readers()
-        self._plan = plan = open_plan(self._engine, self._options, self._sizes, self._readers, self._lifecycle.stopping)
+        plan = open_plan(self._engine, self._options, self._sizes, self._readers, self._lifecycle.stopping)
+        self._session = plan.session
         metrics = self._metrics
         metrics.contexts, metrics.threads = plan.options.contexts, plan.options.threads
         metrics.max_batch, metrics.plans = plan.max_batch, plan.measured
@@ -357,10 +359,12 @@ class Pipeline:
             self._close_session()
 
     def _close_session(self) -> None:
-        if self._plan is None:
+        with self._lock:
+            session, self._session = self._session, None
+        if session is None:
             return
         try:
-            self._plan.session.close()
+            session.close()
         except Exception as error:  # noqa: BLE001 - the results are delivered; the first error goes first
             self._lifecycle.note(error)
 
