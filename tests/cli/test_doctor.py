@@ -29,6 +29,7 @@ def test_text_is_plain_and_tells_how_to_get_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     missing = {"trackers", "openvino"}
+    monkeypatch.setattr(doctor, "_video", lambda: {"version": None})
     monkeypatch.setattr(doctor, "version_of", lambda *names: None if missing & set(names) else "1.0")
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
@@ -46,6 +47,7 @@ def test_library_that_does_not_load_is_a_problem(
         return object()
 
     monkeypatch.setattr(doctor.importlib, "import_module", import_module)
+    monkeypatch.setattr(doctor, "_video", lambda: {"version": None})
     report = doctor.examine()
     assert report["libraries"]["cv2"]["error"] == "ImportError: libGL.so.1: cannot open shared object file"
     assert "opencv-python-headless" in report["problems"][0]
@@ -54,6 +56,7 @@ def test_library_that_does_not_load_is_a_problem(
 def test_problems_end_with_the_code_of_a_missing_dependency(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(doctor, "_video", lambda: {"version": None})
     report = {**doctor.examine(), "problems": ["No backend is usable."]}
     monkeypatch.setattr(doctor, "examine", lambda: report)
     assert main(["doctor"]) == 8

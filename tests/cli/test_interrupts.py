@@ -15,7 +15,9 @@ import pytest
 from trtdeploy.cli.interrupts import Interrupts, Terminated
 
 
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated), (signal.SIGHUP, Terminated)]
+)
 def test_signal_becomes_an_exception(number: signal.Signals, error: type[BaseException]) -> None:
     previous = signal.signal(number, signal.SIG_DFL)
     try:

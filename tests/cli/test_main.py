@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -96,19 +98,29 @@ def test_full_disk_behind_stdout_is_a_sink_error(
     assert "Cannot write to standard output: No space left on device" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (Terminated(), 143)])
-def test_interrupt_ends_the_process_with_its_code(
-    error: BaseException,
-    code: int,
-    failing: Callable[..., int],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt(), 130), (Terminated(), 143), (Terminated(signal.SIGHUP), 129)]
+)
+def test_interrupt_has_its_code_and_is_no_error(
+    error: BaseException, code: int, failing: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ended = []
-    monkeypatch.setattr(main_module.os, "_exit", ended.append)
     assert failing(error) == code
-    assert ended == [code]
-    assert "Interrupted." in capsys.readouterr().err
+    assert capsys.readouterr().err == "Interrupted.\n"
+    assert failing(error, "--json") == code
+    assert json.loads(capsys.readouterr().out)["error"]["exit_code"] == code
+
+
+def test_process_that_got_a_signal_ends_without_waiting_for_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(_args: list[str]) -> int:
+        with contextlib.suppress(Terminated):
+            signal.raise_signal(signal.SIGTERM)
+        return 143
+
+    ended: list[int] = []
+    monkeypatch.setattr(main_module.os, "_exit", ended.append)
+    monkeypatch.setattr(main_module, "_run", run)
+    main(["doctor"])
+    assert ended == [143]
 
 
 def test_reader_that_goes_away_is_quiet() -> None:
@@ -194,6 +206,6 @@ def test_wrong_usage_with_json_is_a_document(capsys: pytest.CaptureFixture[str])
 def test_exit_codes_are_documented() -> None:
     text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, TrtdeployError)]
-    codes = {kind.exit_code for kind in kinds} | {0, 130, 141, 143}
+    codes = {kind.exit_code for kind in kinds} | {0, 129, 130, 141, 143}
     for code in codes:
         assert f"\n| {code} |" in text, f"exit code {code} is not in docs/cli.md"

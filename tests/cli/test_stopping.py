@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -70,11 +71,10 @@ def test_interrupted_infer_ends_in_two_seconds_with_valid_outputs(
         assert _frames(tmp_path / f"out-{stream}.mp4") > 0
 
 
-def test_interrupted_build_leaves_no_engine(start_cli: Start, assets: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", ["prepare", "running batch"])
+def test_interrupted_build_leaves_no_engine(step: str, start_cli: Start, assets: Path, tmp_path: Path) -> None:
     process = start_cli("build", assets / "model.onnx", "-o", "y.engine", "--backend", "onnxruntime")
-    assert process.stderr is not None
-    while b"prepare" not in process.stderr.readline():
-        assert process.poll() is None
+    _wait_for_step(step, process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, err
@@ -82,24 +82,54 @@ def test_interrupted_build_leaves_no_engine(start_cli: Start, assets: Path, tmp_
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("step", ["prepare", "build (", "running batch"])
-def test_killed_build_leaves_the_old_engine(step: str, start_cli: Start, assets: Path, tmp_path: Path) -> None:
+def test_killed_build_leaves_the_old_engine(start_cli: Start, assets: Path, tmp_path: Path) -> None:
     """Kill it as hard as the kernel can, at three moments; the next build takes away what was left."""
     target = tmp_path / "y.engine"
-    target.write_bytes((assets / "x.engine").read_bytes())
+    old = (assets / "x.engine").read_bytes()
+    target.write_bytes(old)
     args = ("build", assets / "model.onnx", "-o", "y.engine", "--imgsz", "64", "--backend", "onnxruntime", "--force")
-    process = start_cli(*args)
-    assert process.stderr is not None
-    while step.encode() not in process.stderr.readline():
-        assert process.poll() is None
-    process.kill()
-    process.communicate(timeout=PATIENCE_S)
-    assert target.read_bytes() == (assets / "x.engine").read_bytes()
+    for step in ("prepare", "build (", "running batch"):
+        process = start_cli(*args)
+        _wait_for_step(step, process)
+        process.kill()
+        process.communicate(timeout=PATIENCE_S)
+        assert target.read_bytes() == old, f"killed at {step}"
     again = start_cli(*args)
     _, err = again.communicate(timeout=PATIENCE_S)
     assert again.returncode == 0, err
     assert str(read_info(target).sizes) == "64x64"
     assert os.listdir(tmp_path) == ["y.engine"]
+
+
+def _wait_for_step(step: str, process: subprocess.Popen[bytes]) -> None:
+    assert process.stderr is not None
+    while step.encode() not in process.stderr.readline():
+        assert process.poll() is None, "it ended before"
+
+
+@pytest.fixture
+def silent_camera() -> Iterator[str]:
+    """The address of a camera that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/camera.mjpeg"
+
+
+def test_interrupt_does_not_wait_for_a_camera_that_blocks(
+    silent_camera: str, start_cli: Start, assets: Path, tmp_path: Path
+) -> None:
+    process = start_cli(
+        *("infer", "--engine", assets / "x.engine", "--video", ENDLESS, "--video", silent_camera),
+        *("--jsonl", "out.jsonl", "--on-source-error", "continue"),
+    )
+    assert process.stderr is not None
+    assert b"Opening" in process.stderr.readline()
+    time.sleep(0.5)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, err
+    assert time.monotonic() - begun < 2.5, "the camera's own time-out is 8 s"
+    assert b"Traceback" not in err
 
 
 def test_reader_of_the_json_lines_that_goes_away_ends_quietly(start_cli: Start, assets: Path) -> None:

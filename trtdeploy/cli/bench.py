@@ -129,7 +129,7 @@ def _measure_pipeline(
         run.finish(screen)
     finally:
         timer.cancel()
-        pipeline.close()
+        run.close()
     summary = run.summary(interrupted=False)
     return {"videos": list(videos), **{key: summary[key] for key in KEPT}}
 

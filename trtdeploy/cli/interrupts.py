@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: an exception in the main thread, and a bound on how long the process lives afterwards."""
+"""Ctrl-C, SIGTERM, SIGHUP: an exception in the main thread, and a bound on how long the process lives afterwards."""
 
 from __future__ import annotations
 
@@ -18,15 +18,25 @@ CLEANUP_S = 10.0
 IMPATIENCE_S = 2.0
 """A second signal later than this ends the process at once. `timeout` and terminals may send the first one twice."""
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)  # SIGHUP: the terminal was closed
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM was received. Everything that handles Ctrl-C handles it too."""
+    """A signal other than SIGINT was received. Everything that handles Ctrl-C handles it too.
+
+    Args:
+        number: The signal.
+    """
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__()
+        self.exit_code = 128 + number
 
 
 class Interrupts:
-    """Turn SIGINT into `KeyboardInterrupt` and SIGTERM into `Terminated` while the context is open.
+    """Turn SIGINT into `KeyboardInterrupt`, SIGTERM and SIGHUP into `Terminated` while the context is open.
 
     A signal reaches Python only between two bytecodes, and a library that compiles a network may hold the main thread
     for seconds. A thread that the interpreter wakes at once therefore ends the process if the exception is not raised
@@ -46,6 +56,11 @@ class Interrupts:
         self._previous_fd = -1
         self._pipe: tuple[int, int] | None = None
         self._watcher = threading.Thread(target=self._watch, name="interrupts", daemon=True)
+
+    @property
+    def received(self) -> bool:
+        """Whether a signal came."""
+        return self._first_s is not None
 
     def __enter__(self) -> Interrupts:
         for number in _SIGNALS:
@@ -76,7 +91,7 @@ class Interrupts:
         now_s = time.monotonic()
         if self._first_s is None:
             self._first_s = now_s
-            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
         if now_s - self._first_s > IMPATIENCE_S:
             self._end(128 + number)
 

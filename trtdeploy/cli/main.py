@@ -16,7 +16,6 @@ from trtdeploy.cli.interrupts import Interrupts, Terminated
 from trtdeploy.core.errors import MissingDependencyError, SinkError, TrtdeployError, UsageError
 
 INTERRUPTED = 130
-TERMINATED = 143
 BROKEN_PIPE = 141
 UNEXPECTED = 1
 
@@ -60,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is not an error
-    with Interrupts():
+    with Interrupts() as interrupts:
         code = _run(args or ["--help"])
-    if code in {INTERRUPTED, TERMINATED}:
+    if interrupts.received:
         # The outputs are closed; what remains are threads inside libraries, which interpreter shutdown would wait for.
         with contextlib.suppress(OSError):
             sys.stderr.flush()
@@ -107,9 +106,8 @@ def _screen_of(ctx: click.Context, screen: Screen) -> Iterator[None]:
 def _report(screen: Screen, error: BaseException) -> int:
     """Print `error` and return its exit code."""
     if isinstance(error, KeyboardInterrupt):
-        terminated = isinstance(error, Terminated)
-        code = TERMINATED if terminated else INTERRUPTED
-        screen.interrupted("Terminated" if terminated else "KeyboardInterrupt", code)
+        code = error.exit_code if isinstance(error, Terminated) else INTERRUPTED
+        screen.interrupted(type(error).__name__, code)
         return code
     if isinstance(error, click.UsageError):
         hint = f"\nSee '{error.ctx.command_path} --help'." if error.ctx is not None else ""

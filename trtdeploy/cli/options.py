@@ -26,8 +26,8 @@ def with_screen(function: Callable[Concatenate[Screen, Arguments], None]) -> Cal
     @functools.wraps(function)
     def wrapper(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         as_json, verbose = bool(kwargs.pop("as_json")), bool(kwargs.pop("verbose"))
-        level = logging.INFO if verbose else logging.WARNING
-        logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s: %(message)s", force=True)
+        logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s: %(message)s", force=True)
+        logging.getLogger("trtdeploy").setLevel(logging.INFO if verbose else logging.WARNING)
         screen = Screen(as_json=as_json, verbose=verbose)
         click.get_current_context().find_root().obj = screen
         function(screen, *args, **kwargs)

@@ -85,7 +85,7 @@ def run_job(screen: Screen, job: InferJob) -> dict[str, Any]:
                 print_summary(screen, screen.partial)
         raise
     finally:
-        pipeline.close()
+        run.close()
     return run.summary(interrupted=False)
 
 
@@ -129,6 +129,7 @@ class PipelineRun:
         self.begun_s: float | None = None
         """When frames began to flow; None before."""
         self._created_s = time.monotonic()
+        self._closes_itself = False
         self._engine = engine
         self._pipeline = pipeline
         self._tally = tally
@@ -143,7 +144,9 @@ class PipelineRun:
         """
         pipeline = self._pipeline
         screen.note(f"{self._engine.path}: {self._engine.backend.name}. Opening sources and engine.")
+        self._closes_itself = True
         pipeline.start()
+        self._closes_itself = False
         self.begun_s = time.monotonic()
         snapshot = pipeline.metrics()
         measured = [plan for plan in snapshot.plans if not plan.error]
@@ -166,7 +169,13 @@ class PipelineRun:
         pipeline = self._pipeline
         totals = {stream.name: stream.frames for stream in pipeline.streams}
         with screen.live(lambda: live_view(pipeline.metrics(), totals), lambda: live_line(pipeline.metrics(), totals)):
+            self._closes_itself = True
             pipeline.run()
+
+    def close(self) -> None:
+        """Close the pipeline unless its `start` or `run` did: a second time it would wait again for blocked threads."""
+        if not self._closes_itself:
+            self._pipeline.close()
 
     def summary(self, *, interrupted: bool) -> dict[str, Any]:
         """Return the summary up to now."""

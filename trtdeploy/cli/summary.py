@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from trtdeploy.cli.console import Screen
@@ -117,6 +118,7 @@ def summary_document(snapshot: PipelineSnapshot, tally: Tally, seconds: float) -
             "threads": snapshot.threads,
             "max_batch": snapshot.max_batch,
             "mean_batch": round(snapshot.mean_batch, 2),
+            "measured": [asdict(plan) for plan in snapshot.plans],
         },
     }
 
