@@ -65,9 +65,9 @@ class V8Like(nn.Module):
         maps = [head(level) for head, level in zip(self.heads, maps, strict=True)]
         b = x.shape[0]
         box, cls = torch.cat([m.view(b, 19, -1) for m in maps], 2).split((16, 3), 1)
-        anchors, strides = (t.transpose(0, 1) for t in cells(maps, 0.5))
+        anchors, strides = (t.transpose(0, 1).to(x.dtype) for t in cells(maps, 0.5))
         bins = box.view(b, 4, 4, box.shape[2]).transpose(2, 1).softmax(1)
-        distances = (bins * torch.arange(4.0).view(1, 4, 1, 1)).sum(1)
+        distances = (bins * torch.arange(4.0, dtype=x.dtype).view(1, 4, 1, 1)).sum(1)
         lt, rb = distances.chunk(2, 1)
         x1y1, x2y2 = anchors.unsqueeze(0) - lt, anchors.unsqueeze(0) + rb
         return torch.cat([torch.cat([(x1y1 + x2y2) / 2, x2y2 - x1y1], 1) * strides, cls.sigmoid()], 1)
@@ -169,7 +169,11 @@ class Position(nn.Module):
 
 
 def export(
-    net: nn.Module, shape: tuple[int, int, int] = (1, 160, 224), opset: int = 17, dynamic: bool = False
+    net: nn.Module,
+    shape: tuple[int, int, int] = (1, 160, 224),
+    opset: int = 17,
+    dynamic: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> ir.Model:
     """Export with TorchScript, fixed at `(batch, height, width)` or dynamic, and simplify."""
     buffer = io.BytesIO()
@@ -179,7 +183,7 @@ def export(
         warnings.simplefilter("ignore")
         torch.onnx.export(
             net.eval(),
-            (torch.rand(batch, 3, height, width),),
+            (torch.rand(batch, 3, height, width).to(dtype),),
             buffer,
             opset_version=opset,
             dynamo=False,

@@ -26,7 +26,9 @@ from onnx import TensorProto, helper
 
 from trtdeploy.core.errors import ShapeRefusedError
 from trtdeploy.core.types import BatchRange, Size, SizeRange
+from trtdeploy.graph.emit import Emitter
 from trtdeploy.graph.shapes import SetShapes, parse_batch, parse_dynamic, parse_imgsz
+from trtdeploy.graph.shapes.grids import Grid
 
 RANGE = parse_dynamic("96:160:320")
 BATCHES = parse_batch("1:2:4")
@@ -254,3 +256,36 @@ def test_rt_detrs_second_input_becomes_the_canvas_size() -> None:
     assert [value.name for value in result.model.graph.inputs] == ["images"]
     (got,) = _session(result.model).run(None, {"images": _images(2, 96, 160)})
     np.testing.assert_array_equal(got, [[160, 96], [160, 96]])
+
+
+class _MixesImages(torch.nn.Module):
+    """Takes the batch's mean off: every shape fits at any batch, and the result is wrong."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - 0.5 * x.mean(0, keepdim=True)
+
+
+def test_a_network_that_mixes_the_images_of_a_batch_is_refused() -> None:
+    with pytest.raises(ShapeRefusedError, match=r"gives other outputs than the original at batch 3, image by image"):
+        SetShapes(None, BATCHES).run(export(V8Like(gate=_MixesImages()), (1, 128, 192)))
+
+
+def test_a_wrong_rewrite_is_caught_by_running_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Grid.emit
+
+    def wrong(self: Grid, emit: Emitter, *args: Any) -> ir.Value:
+        return emit.add(right(self, emit, *args), 1.0)
+
+    monkeypatch.setattr(Grid, "emit", wrong)
+    with pytest.raises(ShapeRefusedError, match=r"other outputs than the original at the exported shape 1x3x160x224"):
+        SetShapes(RANGE, BATCHES).run(_v8(dynamic=False))
+
+
+def test_a_half_precision_export_becomes_dynamic() -> None:
+    net = V8Like()
+    with torch.no_grad():
+        expected = net(torch.from_numpy(_images(2, 96, 128))).numpy()
+    result = SetShapes(RANGE, BATCHES).run(export(net.half(), dtype=torch.float16))
+    (got,) = _session(result.model).run(None, {"images": _images(2, 96, 128).astype(np.float16)})
+    assert got.dtype == np.float16
+    np.testing.assert_allclose(got, expected, rtol=2e-2, atol=0.3)
