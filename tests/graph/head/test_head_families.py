@@ -108,6 +108,17 @@ def assert_rows(model, inputs, raw, boxes):
         np.testing.assert_array_equal(out["scores"][image, : len(rows)], rows[:, 4])
 
 
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_multi_label_scores_every_pair_of_box_and_class(kind):
+    net = models.Net()
+    proto = BUILDERS[kind](net)
+    nms = NmsOptions(conf=0.7, iou=0.5, max_det=200, multi_label=True)
+    model, _ = build(proto, nms)
+    inputs = images(2)
+    boxes, scores = decoded(kind, next(iter(models.run(proto, inputs).values())), net)
+    assert_detections(model, inputs, boxes, scores, nms, suppress=kind != "rtdetr", multi_label=True)
+
+
 @pytest.mark.parametrize("opset", OPSETS)
 def test_rows_of_normalised_centres_are_rtdetrs(opset):
     proto = models.rtdetr_rows(models.Net(opset))
