@@ -110,6 +110,15 @@ def test_output_that_is_an_input_is_refused_even_with_force(cli_inside: Cli, ass
     assert (tmp_path / "a.mp4").read_bytes() == data
 
 
+def test_check_refuses_an_existing_file_unless_forced(tmp_path: Path) -> None:
+    path = tmp_path / "x.engine"
+    path.write_bytes(b"precious")
+    with pytest.raises(UsageError, match=r"exists\. Use --force"):
+        check_outputs([("-o", path)], [], force=False)
+    check_outputs([("-o", path)], [], force=True)
+    assert path.read_bytes() == b"precious"
+
+
 def test_two_outputs_in_one_file_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     with pytest.raises(UsageError, match="already the output of --jsonl"):

@@ -48,6 +48,7 @@ from trtdeploy.core.errors import UsageError
 @click.option("--rect", is_flag=True, help="Smallest network size that holds the frame, without a square's border.")
 @click.option("--track", type=click.Choice(["bytetrack", "ocsort", "sort"]), help="Give detections track numbers.")
 @click.option("--metrics-port", type=click.IntRange(0, 65535), help="Serve Prometheus metrics; 0 picks a free port.")
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address that serves the metrics.")
 @click.option("--contexts", type=click.IntRange(min=1), help="Inferences at the same time; default: measured.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of one inference; default: measured.")
 @click.option(

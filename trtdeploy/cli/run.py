@@ -46,6 +46,7 @@ class InferJob:
     rect: bool = False
     track: str | None = None
     metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
     contexts: int | None = None
     threads: int | None = None
     on_source_error: Literal["stop", "continue"] = "stop"
@@ -74,7 +75,7 @@ def run_job(screen: Screen, job: InferJob) -> dict[str, Any]:
     tally = Tally(engine.info, stages)
     sinks = _sinks(job)
     pipeline = Pipeline(engine, sources, sinks, _options(job, tally))
-    run = PipelineRun(engine, pipeline, tally, jsonl=job.jsonl, videos=_videos(sinks))
+    run = PipelineRun(engine, pipeline, tally, jsonl=job.jsonl, videos=_videos(sinks), metrics_host=job.metrics_host)
     try:
         run.start(screen)
         run.finish(screen)
@@ -115,6 +116,7 @@ class PipelineRun:
         tally: The pipeline's `refine`.
         jsonl: Where the JSON lines go.
         videos: Where the annotated video of each stream goes; may be filled later.
+        metrics_host: The address that serves the metrics, to print it.
     """
 
     def __init__(
@@ -125,6 +127,7 @@ class PipelineRun:
         *,
         jsonl: Path | str | None = None,
         videos: dict[str, Path] | None = None,
+        metrics_host: str = "127.0.0.1",
     ) -> None:
         self.begun_s: float | None = None
         """When frames began to flow; None before."""
@@ -134,6 +137,7 @@ class PipelineRun:
         self._pipeline = pipeline
         self._tally = tally
         self._jsonl = jsonl
+        self._metrics_host = metrics_host
         self._videos = {} if videos is None else videos
 
     def start(self, screen: Screen) -> None:
@@ -158,7 +162,7 @@ class PipelineRun:
             rate = f"{stream.fps:g} frames/s" if stream.fps else "unknown rate"
             screen.note(f"  {stream.name}: {stream.width}x{stream.height}, {rate}, {frames}")
         if pipeline.metrics_port is not None:
-            screen.note(f"Metrics: http://127.0.0.1:{pipeline.metrics_port}/metrics")
+            screen.note(f"Metrics: http://{self._metrics_host}:{pipeline.metrics_port}/metrics")
 
     def finish(self, screen: Screen) -> None:
         """Run to the end of all streams.
@@ -271,6 +275,7 @@ def _options(job: InferJob, tally: Tally) -> PipelineOptions:
         reconnect=ReconnectOptions(max_attempts=job.max_reconnects),
         refine=tally,
         metrics_port=job.metrics_port,
+        metrics_host=job.metrics_host,
     )
 
 
