@@ -39,7 +39,8 @@ class BuildOptions:
         precision: What `fp16` means on a backend is in the engine's `precision_note`.
         sizes: Network sizes; None keeps the model's own.
         batches: Batch sizes; None keeps the model's own.
-        frames: Put the letterbox into the graph: frames of any size in, boxes in frame pixels out.
+        frames: Put the letterbox into the graph: frames of any size in, boxes in frame pixels out. The network then has
+            one size, `sizes.opt`.
         head: Which detector head to expect; recognised by default.
         nms: How candidates become detections.
         class_names: Class names by index; None takes them from the model's metadata.
@@ -213,7 +214,9 @@ def _optimize(
         return result.report.details
 
     run(Prepare())
-    shapes = SetShapes(options.sizes, options.batches)
+    # an engine that takes frames letterboxes them to one size of its own, the optimum
+    wanted = SizeRange.fixed(options.sizes.opt) if options.frames and options.sizes else options.sizes
+    shapes = SetShapes(wanted, options.batches)
     run(shapes)
     sizes, batches = shapes.sizes, shapes.batches
     head = run(AppendHead(options.head, options.nms, options.class_names))
