@@ -35,7 +35,7 @@ def main() -> int:
     os.environ.setdefault("YOLO_CONFIG_DIR", str(options.work.absolute() / "ultralytics"))
     assets = Assets(options.work)
     if options.serve:
-        serve(make_mode(options.serve, assets), options.serve)
+        serve(make_mode(options.serve, assets), options.serve, options.answers)
         return 0
     openvino = is_installed("openvino")
     names = [name for name in mode_names(openvino) if re.search(options.only, name)]
@@ -45,7 +45,7 @@ def main() -> int:
     assets.make(openvino)
     children = _start(names, options)
     try:
-        slices = measure(children, options.minutes, options.slice_s, _tell)
+        slices = measure(children, options.minutes, options.slice_s, options.patience_s, _tell)
     finally:
         for child in children:
             child.close()
@@ -118,12 +118,14 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--minutes", type=float, default=20.0, help="how long to measure (20)")
     parser.add_argument("--slice-s", type=float, default=1.5, help="seconds of a slice (1.5)")
+    parser.add_argument("--patience-s", type=float, default=20.0, help="longest wait for a quiet machine (20)")
     parser.add_argument("--only", default="", metavar="REGEX", help="modes to run (all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table, or put it into the document")
     default = Path(tempfile.gettempdir()) / "trtdeploy-peers"
     parser.add_argument("--work", type=Path, default=default, help=f"folder of models and video ({default})")
     parser.add_argument("--serve", metavar="MODE", help=argparse.SUPPRESS)
+    parser.add_argument("--answers", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

@@ -27,7 +27,6 @@ from typing import Protocol
 CORES = len(os.sched_getaffinity(0))
 MAX_FOREIGN = 0.05
 """Share of all cores that others may take during a slice that counts."""
-QUIET_WAIT_S = 20.0
 START_S = 300.0
 
 
@@ -85,9 +84,12 @@ class Mode(Protocol):
         """Return the detections per frame so far."""
 
 
-def serve(mode: Mode, name: str) -> None:
-    """Run slices in a child: a line `SECONDS` on standard input asks for one, a line of JSON on fd 3 answers."""
-    with os.fdopen(3, "w", encoding="utf-8") as answers:
+def serve(mode: Mode, name: str, descriptor: int) -> None:
+    """Run slices in a child: a line `SECONDS` on standard input asks for one, one of JSON on `descriptor` answers.
+
+    The end of standard input ends it.
+    """
+    with os.fdopen(descriptor, "w", encoding="utf-8") as answers:
 
         def answer(message: dict[str, object]) -> None:
             answers.write(json.dumps(message) + "\n")
@@ -117,7 +119,7 @@ class Child:
 
     Args:
         name: The mode.
-        command: Command that serves it, see `serve`.
+        command: Command that serves it, see `serve`; gets `--answers DESCRIPTOR` on top.
         log: File that gets its output.
 
     Raises:
@@ -129,7 +131,7 @@ class Child:
         read, write = os.pipe()
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                ["/bin/sh", "-c", f'exec "$@" 3>&{write}', "sh", *command],
+                [*command, "--answers", str(write)],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
@@ -184,25 +186,32 @@ class Child:
 
 
 def measure(
-    children: Sequence[Child], minutes: float, slice_s: float, tell: Callable[[str], None], seed: int = 0
+    children: Sequence[Child],
+    minutes: float,
+    slice_s: float,
+    patience_s: float,
+    tell: Callable[[str], None],
+    seed: int = 0,
 ) -> list[Slice]:
     """Run slices of all children in random order, round after round, until the time is up.
 
-    A round runs each child once; who was disturbed runs once more at the round's end.
+    Before each slice it waits up to `patience_s` for others to leave the cores alone. A round runs each child once; who
+    was disturbed runs once more at the round's end.
 
     Returns:
         All slices, disturbed ones included.
     """
-    chance, slices, until, number = random.Random(seed), [], time.monotonic() + minutes * 60, 0
-    alive = list(children)
+    chance, until = random.Random(seed), time.monotonic() + minutes * 60
+    slices: list[Slice] = []
+    alive, number = list(children), 0
     while time.monotonic() < until and alive:
         number += 1
         turn = chance.sample(alive, len(alive))
-        repeat = []
-        for position, child in enumerate(turn + repeat):
+        first = len(turn)
+        for position, child in enumerate(turn):
             if time.monotonic() > until:
                 break
-            wait_for_quiet()
+            wait_for_quiet(patience_s)
             try:
                 done = child.run(slice_s)
             except RuntimeError as error:
@@ -210,14 +219,14 @@ def measure(
                 alive.remove(child)
                 continue
             slices.append(done)
-            if not done.is_quiet and position < len(turn):
-                repeat.append(child)
+            if not done.is_quiet and position < first:
+                turn.append(child)
         quiet = sum(s.is_quiet for s in slices)
         tell(f"round {number}: {len(slices)} slices, {quiet} undisturbed")
     return slices
 
 
-def wait_for_quiet(limit_s: float = QUIET_WAIT_S) -> None:
+def wait_for_quiet(limit_s: float) -> None:
     """Wait until others leave the cores alone, at most `limit_s`."""
     until = time.monotonic() + limit_s
     while time.monotonic() < until:

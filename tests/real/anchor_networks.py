@@ -1,4 +1,4 @@
-"""Small torch networks with the heads that Ultralytics does not carry: YOLOv5/v7 with anchors, YOLOX, DETR's two outputs.
+"""Small torch networks with heads that Ultralytics does not carry: YOLOv5/v7 anchors, YOLOX, DETR's two outputs.
 
 Each head follows its publication: YOLOv5 release 4.0 and YOLOv7 (arXiv 2207.02696) share one decoding; YOLOX is
 arXiv 2107.08430, section 2; the DETR family (arXiv 2005.12872) returns class logits and normalised centre boxes.

@@ -35,26 +35,28 @@ class SplitAreaAttention(nn.Module):
         self.qk, self.v, self.pe, self.proj = saved.qk, saved.v, saved.pe, saved.proj
         self.area, self.heads = saved.area, saved.num_heads
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        batch, channels, height, width = x_BCHW.shape
-        v_BCHW = self.v(x_BCHW)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, channels, height, width = x.shape
+        v_map = self.v(x)
         # Channels last, then tokens cut into areas: attention stays within an area.
-        q, k = self._areas(self.qk(x_BCHW)).split(channels // self.heads * self.heads, -1)
-        q, k, v = (self._heads(t) for t in (q, k, self._areas(v_BCHW)))
+        q, k = self._areas(self.qk(x)).split(channels, -1)
+        q, k, v = (self._heads(t) for t in (q, k, self._areas(v_map)))
         weights = (q @ k.transpose(-2, -1) * (channels // self.heads) ** -0.5).softmax(-1)
         tokens = (weights @ v).transpose(1, 2).reshape(batch, height * width, channels)
         attended = tokens.transpose(1, 2).reshape(batch, channels, height, width)
-        out: torch.Tensor = self.proj(attended + self.pe(v_BCHW))
+        out: torch.Tensor = self.proj(attended + self.pe(v_map))
         return out
 
-    def _areas(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        batch, channels, height, width = x_BCHW.shape
-        tokens = x_BCHW.flatten(2).transpose(1, 2)
+    def _areas(self, x: torch.Tensor) -> torch.Tensor:
+        """Cut `[B, C, H, W]` into `[B * areas, tokens, C]`."""
+        batch, channels, height, width = x.shape
+        tokens = x.flatten(2).transpose(1, 2)
         return tokens.reshape(batch * self.area, height * width // self.area, channels)
 
-    def _heads(self, x_ANC: torch.Tensor) -> torch.Tensor:
-        areas, tokens, channels = x_ANC.shape
-        return x_ANC.view(areas, tokens, self.heads, channels // self.heads).transpose(1, 2)
+    def _heads(self, x: torch.Tensor) -> torch.Tensor:
+        """Cut `[A, tokens, C]` into `[A, heads, tokens, C / heads]`."""
+        areas, tokens, channels = x.shape
+        return x.view(areas, tokens, self.heads, channels // self.heads).transpose(1, 2)
 
 
 def helmet_wrapper() -> Any:

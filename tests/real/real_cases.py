@@ -41,6 +41,8 @@ class Case:
     """An exported network and what it should find.
 
     Attributes:
+        onnx: The export, of batch 1.
+        onnx_of_4: A second export, of batch 4, where the first cannot be given another batch.
         family: What the head should be recognised as.
         canvases: `[4, H, W, 3]` uint8 BGR, letterboxed.
         thresholds: Where no detection is near a tie.
@@ -51,6 +53,7 @@ class Case:
     """
 
     onnx: Path
+    onnx_of_4: Path | None = None
     family: str
     canvases: NDArray[np.uint8]
     thresholds: Thresholds
@@ -69,10 +72,14 @@ class Case:
         return self.suppress(boxes, scores, thresholds or self.thresholds)
 
 
-def ultralytics_case(yaml: str, family: str, folder: Path, **options: Any) -> Case:
-    """A network of Ultralytics' architecture file `yaml`, seeded and calibrated."""
+def ultralytics_case(yaml: str, family: str, folder: Path, seed: int = 0, **options: Any) -> Case:
+    """A network of Ultralytics' architecture file `yaml`, seeded and calibrated.
+
+    Deep random networks amplify rounding: with some seeds the framework's own scores in single and double precision
+    differ by 0.002. The seeds here keep that below 0.0003.
+    """
     canvases = four_canvases(SIZE)
-    wrapper = ultralytics_model(yaml, canvases, boxes_per_photo=150)
+    wrapper = ultralytics_model(yaml, canvases, boxes_per_photo=150, seed=seed)
     return _wrapper_case(wrapper, family, canvases, folder / f"{Path(yaml).stem}.onnx", **options)
 
 
@@ -82,15 +89,16 @@ def helmet_case(folder: Path) -> Case:
 
 
 def carried_nms_case(folder: Path) -> Case:
-    """YOLOv8n exported with NMS in the graph by the framework."""
+    """YOLOv8n exported with NMS in the graph by the framework, which writes out one NMS per image of the batch."""
     canvases = four_canvases(SIZE)
     wrapper = ultralytics_model("yolov8n.yaml", canvases, boxes_per_photo=150)
     raw = _raw(wrapper.model, as_input(canvases))
     thresholds = quiet_thresholds([decode_columns([r.numpy()]) for r in raw])
-    case = _wrapper_case(
-        wrapper, "nms", canvases, folder / "carried.onnx", nms=True, conf=thresholds.conf, iou=thresholds.iou
-    )
-    return replace(case, decode=decode_chosen, suppress=every_pair)
+    given: dict[str, Any] = {"nms": True, "conf": thresholds.conf, "iou": thresholds.iou}
+    case = _wrapper_case(wrapper, "nms", canvases, folder / "carried.onnx", **given)
+    with substitute_torchvision():
+        of_4 = export(wrapper, folder / "carried-of-4.onnx", SIZE, batch=4, **given)
+    return replace(case, onnx_of_4=of_4, decode=decode_chosen, suppress=every_pair)
 
 
 def torch_case(model: torch.nn.Module, family: str, decode: Decode, suppress: Suppress, folder: Path) -> Case:
@@ -127,12 +135,12 @@ def torch_case(model: torch.nn.Module, family: str, decode: Decode, suppress: Su
 CASES: dict[str, Callable[[Path], Case]] = {
     "yolov5n-anchor-free": partial(ultralytics_case, "yolov5n.yaml", "yolov8"),
     "yolov8n": partial(ultralytics_case, "yolov8n.yaml", "yolov8"),
-    "yolov9t": partial(ultralytics_case, "yolov9t.yaml", "yolov8"),
+    "yolov9t": partial(ultralytics_case, "yolov9t.yaml", "yolov8", seed=3),
     "yolov10n-end-to-end": partial(ultralytics_case, "yolov10n.yaml", "yolov10"),
     "yolo11n": partial(ultralytics_case, "yolo11n.yaml", "yolov8"),
-    "yolo12n": partial(ultralytics_case, "yolo12n.yaml", "yolov8"),
+    "yolo12n": partial(ultralytics_case, "yolo12n.yaml", "yolov8", seed=1),
     "yolo26n-end-to-end": partial(ultralytics_case, "yolo26n.yaml", "yolov10"),
-    "rtdetr-joined-output": partial(ultralytics_case, "yolov8n-rtdetr.yaml", "rtdetr"),
+    "rtdetr-joined-output": partial(ultralytics_case, "yolov8n-rtdetr.yaml", "rtdetr", dynamic=True),
     "detr-two-outputs": lambda folder: torch_case(
         TwoOutputDetr(), "rtdetr", partial(decode_detr, size=SIZE), every_pair, folder
     ),

@@ -31,7 +31,19 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def engine(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    with _opened(case, case.thresholds, tmp_path_factory.mktemp("engine")) as opened:
+    """An engine for batches of 1 to 4, or of 1 alone."""
+    batches = BatchRange(1, 4, 4) if case.onnx_of_4 is None else None
+    with _opened(case.onnx, case.thresholds, batches, tmp_path_factory.mktemp("engine")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def engine_of_4(case: Case, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine that takes batches of 4."""
+    if case.onnx_of_4 is None:
+        yield engine
+        return
+    with _opened(case.onnx_of_4, case.thresholds, None, tmp_path_factory.mktemp("engine4")) as opened:
         yield opened
 
 
@@ -51,13 +63,13 @@ def test_batch_1_finds_what_the_framework_finds(case: Case, engine: Engine) -> N
         assert differences(case.framework[index], found) == []
 
 
-def test_batch_4_finds_what_the_framework_finds(case: Case, engine: Engine) -> None:
-    found = _found(engine, case.canvases)
+def test_batch_4_finds_what_the_framework_finds(case: Case, engine_of_4: Engine) -> None:
+    found = _found(engine_of_4, case.canvases)
     assert [differences(f, d) for f, d in zip(case.framework, found, strict=True)] == [[]] * 4
 
 
-def test_the_same_photo_in_every_slot_gives_the_same_detections(case: Case, engine: Engine) -> None:
-    first, *others = _found(engine, np.stack([case.canvases[0]] * 4))
+def test_the_same_photo_in_every_slot_gives_the_same_detections(case: Case, engine_of_4: Engine) -> None:
+    first, *others = _found(engine_of_4, np.stack([case.canvases[0]] * 4))
     assert len(first) == len(case.framework[0])
     for other in others:
         np.testing.assert_array_equal(other.classes, first.classes)
@@ -76,19 +88,15 @@ def test_engine_finds_what_numpy_and_opencv_find(case: Case, engine: Engine) -> 
     "change", [{"iou": 0.6}, {"conf": 0.3}], ids=["an IoU threshold 0.1 too low", "a score threshold 0.05 too high"]
 )
 def test_the_comparison_notices(case: Case, change: dict[str, float], tmp_path: Path) -> None:
-    with _opened(case, replace(case.thresholds, **change), tmp_path) as wrong:
+    with _opened(case.onnx, replace(case.thresholds, **change), BatchRange(1, 4, 4), tmp_path) as wrong:
         found = _found(wrong, case.canvases)
     assert any(differences(f, d) for f, d in zip(case.framework, found, strict=True))
 
 
-def _opened(case: Case, thresholds: Thresholds, folder: Path) -> Engine:
-    options = BuildOptions(
-        batches=BatchRange(1, 4, 4),
-        nms=NmsOptions(conf=thresholds.conf, iou=thresholds.iou),
-        backend="onnxruntime",
-        class_names=None,
-    )
-    report = build(case.onnx, folder / "model.engine", options)
+def _opened(onnx: Path, thresholds: Thresholds, batches: BatchRange | None, folder: Path) -> Engine:
+    nms = NmsOptions(conf=thresholds.conf, iou=thresholds.iou)
+    options = BuildOptions(batches=batches, nms=nms, backend="onnxruntime")
+    report = build(onnx, folder / "model.engine", options)
     return trtdeploy.open(report.path, threads=2)
 
 
@@ -100,4 +108,3 @@ def _found(engine: Engine, canvases: NDArray[np.uint8]) -> list[Found]:
         Found(*(outputs[name][slot, :count] for name in ("boxes", "scores", "classes")))
         for slot, count in enumerate(counts)
     ]
-
