@@ -310,6 +310,19 @@ def test_sixteen_bit_outputs_are_decoded_in_float32(kind):
     assert_detections(model, inputs, boxes, scores, suppress=kind != "rtdetr")
 
 
+def test_weights_named_like_the_new_outputs_make_way():
+    net = models.Net()
+    proto = models.yolov8(net)
+    raw = models.run(proto, images(1))
+    for weight, name in zip(proto.graph.initializer, ("num_dets", "boxes", "scores", "classes"), strict=False):
+        for node in proto.graph.node:
+            node.input[:] = [name if i == weight.name else i for i in node.input]
+        weight.name = name
+    model, _ = build(proto)
+    boxes, scores = decoded("yolov8", next(iter(raw.values())), net)
+    assert_detections(model, images(1), boxes, scores)
+
+
 def test_preprocessing_follows_the_family():
     expected = {
         "yolov5": ("center", "rgb", 255.0),

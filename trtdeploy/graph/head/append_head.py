@@ -161,10 +161,10 @@ def _image_input(model: ir.Model) -> ir.Value:
 
 def _free_names(graph: ir.Graph) -> None:
     """Rename tensors that have the names of the new outputs."""
-    for node in graph.all_nodes():
-        for output in node.outputs:
-            if output.name in OUTPUTS:
-                output.name = f"{output.name}_of_model"
+    values = [*graph.initializers.values(), *(output for node in graph.all_nodes() for output in node.outputs)]
+    for value in values:
+        if value.name in OUTPUTS:
+            value.name = f"{value.name}_of_model"
 
 
 def _sentence(head: Detector, info: NmsInfo) -> str:
