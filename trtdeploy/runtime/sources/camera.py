@@ -6,26 +6,20 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 
 from trtdeploy.core.errors import SourceError, UsageError
 from trtdeploy.runtime.seams import StreamInfo
 from trtdeploy.runtime.sources.capture import Capture, CaptureError, has_backend
+from trtdeploy.runtime.sources.captured import CapturedSource
 from trtdeploy.runtime.sources.clock import PresentationClock
-from trtdeploy.runtime.sources.known import KnownSource, number_option, safe_name, size_option, split_options
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from trtdeploy.runtime.seams import BufferPool
+from trtdeploy.runtime.sources.known import number_option, safe_name, size_option, split_options
 
 _ADDRESS = re.compile(r"(?:cam(\d{1,3})|(/dev/(?:video\d+|v4l/[^?]+)))(?:\?.*)?")
 
 
-class CameraSource(KnownSource):
+class CameraSource(CapturedSource):
     """A camera of this machine: by index or by device file.
 
     `?size=1280x720&fps=30&fourcc=MJPG` asks the driver for a format; it may give another, which is then used.
@@ -46,8 +40,6 @@ class CameraSource(KnownSource):
         _, options = split_options(uri, ("size", "fps", "fourcc"))
         self._settings = self._parsed(options)
         self._clock = PresentationClock(live=True)
-        self._capture: Capture | None = None
-        self._decoded = 0
 
     @classmethod
     def accepts(cls, uri: str) -> bool:
@@ -59,42 +51,19 @@ class CameraSource(KnownSource):
 
     def open(self) -> StreamInfo:
         self._check_device()
-        self._decoded = 0
         target: str | int = self._device or int(self._index)
         api = cv2.CAP_V4L2 if sys.platform == "linux" and has_backend(cv2.CAP_V4L2) else cv2.CAP_ANY
         try:
-            capture = self._capture = Capture(target, api, self._clock, settings=self._settings)
+            capture = Capture(target, api, self._clock, settings=self._settings)
         except CaptureError as error:
             raise SourceError(
                 f"{self.label} gives no picture: {error}. It may be in use by another program, or not be a capture "
                 f"device. {_present()}"
             ) from error
-        return StreamInfo(
-            name=self.name,
-            uri=self.uri,
-            live=True,
-            fps=capture.fps,
-            frames=None,
-            height=capture.height,
-            width=capture.width,
-        )
+        return self._started(capture)
 
-    def read(self, pool: BufferPool) -> tuple[NDArray[np.uint8], float] | None:
-        if self._capture is None:
-            raise SourceError(f"{self.label} is not open. Call open() first.")
-        try:
-            frame = self._capture.read(pool)
-        except CaptureError as error:
-            raise SourceError(f"{self.label} broke after {self._decoded} frames: {error}.") from error
-        if frame is None:
-            raise SourceError(f"{self.label} stopped after {self._decoded} frames. Check the cable. {_present()}")
-        self._decoded += 1
-        return frame
-
-    def close(self) -> None:
-        if self._capture is not None:
-            self._capture.release()
-            self._capture = None
+    def _ended(self, capture: Capture) -> None:
+        raise SourceError(f"{self.label} stopped after {self._progress(capture)}. Check the cable. {_present()}")
 
     def _parsed(self, options: dict[str, str]) -> list[tuple[int, float]]:
         settings: list[tuple[int, float]] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import cv2
@@ -11,16 +10,11 @@ import cv2
 from trtdeploy.core.errors import MissingDependencyError, SourceError
 from trtdeploy.runtime.seams import StreamInfo
 from trtdeploy.runtime.sources.capture import Capture, CaptureError, has_backend
+from trtdeploy.runtime.sources.captured import CapturedSource
 from trtdeploy.runtime.sources.clock import PresentationClock
 from trtdeploy.runtime.sources.images import is_image
-from trtdeploy.runtime.sources.known import KnownSource, safe_name
+from trtdeploy.runtime.sources.known import safe_name
 from trtdeploy.runtime.sources.video import VIDEO_SUFFIXES
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from trtdeploy.runtime.seams import BufferPool
 
 SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "http", "https", "udp", "srt"})
 OPEN_TIMEOUT_S = 8.0
@@ -29,7 +23,7 @@ _LIVE_SUFFIXES = frozenset({".mjpeg", ".mjpg", ".ts", ".h264", ".flv"})
 _COUNTED_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi"})  # others only estimate their number of frames
 
 
-class NetworkSource(KnownSource):
+class NetworkSource(CapturedSource):
     """A stream from the network, decoded by OpenCV's FFmpeg on one thread.
 
     RTSP goes over TCP if the server can, which is OpenCV's default; the environment variable
@@ -56,8 +50,6 @@ class NetworkSource(KnownSource):
         self._open_timeout_s = open_timeout_s
         self._read_timeout_s = read_timeout_s
         self._clock = PresentationClock(live=self.live)
-        self._capture: Capture | None = None
-        self._decoded = 0
 
     @classmethod
     def accepts(cls, uri: str) -> bool:
@@ -77,49 +69,23 @@ class NetworkSource(KnownSource):
         params = [cv2.CAP_PROP_N_THREADS, 1]
         params += [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(self._open_timeout_s * 1000)]
         params += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(self._read_timeout_s * 1000)]
-        self._decoded = 0
         try:
-            capture = self._capture = Capture(self.uri, cv2.CAP_FFMPEG, self._clock, params=params)
+            capture = Capture(self.uri, cv2.CAP_FFMPEG, self._clock, params=params)
         except CaptureError as error:
             raise SourceError(
                 f"{self.label} cannot be opened within {self._open_timeout_s:g} s: no video came. Check the address, "
                 "the network, and user and password."
             ) from error
-        return StreamInfo(
-            name=self.name,
-            uri=self.uri,
-            live=self.live,
-            fps=capture.fps,
-            frames=None if self.live else capture.frames,
-            height=capture.height,
-            width=capture.width,
-        )
+        return self._started(capture)
 
-    def read(self, pool: BufferPool) -> tuple[NDArray[np.uint8], float] | None:
-        if self._capture is None:
-            raise SourceError(f"{self.label} is not open. Call open() first.")
-        try:
-            frame = self._capture.read(pool)
-        except CaptureError as error:
-            raise SourceError(f"{self.label} broke after {self._decoded} frames: {error}.") from error
-        if frame is None:
-            self._check_complete(self._capture.frames)
-            return None
-        self._decoded += 1
-        return frame
-
-    def close(self) -> None:
-        if self._capture is not None:
-            self._capture.release()
-            self._capture = None
-
-    def _check_complete(self, expected: int | None) -> None:
+    def _ended(self, capture: Capture) -> None:
         """Tell a finite file that ends from a stream that vanished."""
         if self.live:
             raise SourceError(
                 f"{self.label} vanished after {self._decoded} frames: the connection ended, or nothing came for "
                 f"{self._read_timeout_s:g} s."
             )
+        expected = capture.frames
         counted = PurePosixPath(urlsplit(self.uri).path).suffix.lower() in _COUNTED_SUFFIXES
         if counted and expected is not None and self._decoded < expected - max(2, expected // 100):
             raise SourceError(

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 
 from trtdeploy.core.errors import SourceError
 from trtdeploy.runtime.seams import StreamInfo
 from trtdeploy.runtime.sources.capture import Capture, CaptureError, file_backend
+from trtdeploy.runtime.sources.captured import CapturedSource
 from trtdeploy.runtime.sources.clock import PresentationClock
 from trtdeploy.runtime.sources.container import declared_size, has_exact_count
-from trtdeploy.runtime.sources.known import KnownSource, safe_name
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from trtdeploy.runtime.seams import BufferPool
+from trtdeploy.runtime.sources.known import safe_name
 
 VIDEO_SUFFIXES = frozenset(
     {
@@ -53,7 +47,7 @@ _TEXT_ART = int.from_bytes(b"ansi", "little")
 _LOG = logging.getLogger(__name__)
 
 
-class VideoSource(KnownSource):
+class VideoSource(CapturedSource):
     """A video file, decoded by OpenCV on one thread, turned upright as its metadata says.
 
     A file whose resolution changes midway is scaled to its first size by OpenCV.
@@ -65,8 +59,6 @@ class VideoSource(KnownSource):
         super().__init__(uri, name=name)
         self._path = Path(uri).expanduser()
         self._clock = PresentationClock(live=False)
-        self._capture: Capture | None = None
-        self._decoded = 0
 
     @classmethod
     def accepts(cls, uri: str) -> bool:
@@ -80,40 +72,13 @@ class VideoSource(KnownSource):
         self._check_file()
         params = [cv2.CAP_PROP_N_THREADS, 1] if file_backend() == cv2.CAP_FFMPEG else []
         try:
-            capture = self._capture = Capture(str(self._path), file_backend(), self._clock, params=params)
+            capture = Capture(str(self._path), file_backend(), self._clock, params=params)
         except CaptureError as error:
             raise SourceError(self._why_not(error)) from error
         if capture.fourcc == _TEXT_ART:
-            self.close()
+            capture.release()
             raise SourceError(f"{self.label} is a text file. Expected a video.")
-        self._decoded = 0
-        return StreamInfo(
-            name=self.name,
-            uri=self.uri,
-            live=False,
-            fps=capture.fps,
-            frames=capture.frames,
-            height=capture.height,
-            width=capture.width,
-        )
-
-    def read(self, pool: BufferPool) -> tuple[NDArray[np.uint8], float] | None:
-        if self._capture is None:
-            raise SourceError(f"{self.label} is not open. Call open() first.")
-        try:
-            frame = self._capture.read(pool)
-        except CaptureError as error:
-            raise SourceError(f"{self.label} broke after {self._progress()}: {error}.") from error
-        if frame is None:
-            self._check_complete()
-            return None
-        self._decoded += 1
-        return frame
-
-    def close(self) -> None:
-        if self._capture is not None:
-            self._capture.release()
-            self._capture = None
+        return self._started(capture)
 
     def _check_file(self) -> None:
         if not self._path.exists():
@@ -139,26 +104,24 @@ class VideoSource(KnownSource):
             "mp4, mkv, avi, mov or webm with a picture track."
         )
 
-    def _check_complete(self) -> None:
+    def _ended(self, capture: Capture) -> None:
         """Tell a file that was cut from one that ends."""
-        assert self._capture is not None
-        expected = self._capture.frames
+        expected = capture.frames
         if expected is None or self._decoded >= expected:
             return
         size, declared = self._path.stat().st_size, declared_size(self._path)
         if declared is not None and declared > size:
             raise SourceError(
-                f"{self.label} is cut: it ended after {self._progress()}, and has {size} of at least {declared} bytes. "
-                "Everything up to there was read. Copy the file again to get the rest."
+                f"{self.label} is cut: it ended after {self._progress(capture)}, and has {size} of at least "
+                f"{declared} bytes. Everything up to there was read. Copy the file again to get the rest."
             )
         if has_exact_count(self._path):
             _LOG.warning(
                 "%s: %s could be decoded; the others are damaged or left out by an edit list.",
                 self.label,
-                self._progress(),
+                self._progress(capture),
             )
 
-    def _progress(self) -> str:
-        assert self._capture is not None
-        total = self._capture.frames
+    def _progress(self, capture: Capture) -> str:
+        total = capture.frames
         return f"{self._decoded} of {total} frames" if total is not None else f"{self._decoded} frames"
