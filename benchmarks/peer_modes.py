@@ -15,7 +15,9 @@ from peer_assets import SIZE, Assets
 from plumbing import FOUND, NoopEngine
 from quiet_slices import CORES, Mode
 
-CONF, IOU = 0.25, 0.7
+CONF, IOU, MAX_DET = 0.25, 0.7, 300
+COUNTED_FRAMES = 96
+"""Frames of each stream whose detections are counted."""
 STREAM_QUEUE = 30
 """Decoded frames that Ultralytics keeps per stream."""
 
@@ -48,6 +50,7 @@ class OverVideo:
         self._length = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) * streams
         capture.release()
         self._frames = self._detections = self._counted = 0
+        self._counting = COUNTED_FRAMES * streams
         self._results = open_results()
         for _ in range(2 * per_step):
             self._next()
@@ -64,12 +67,15 @@ class OverVideo:
         return self._per_step
 
     def detections(self) -> float | None:
-        return self._detections / max(1, self._counted)
+        return self._detections / self._counted if self._counted == self._counting else None
 
     def _next(self) -> None:
-        self._detections += self._count(next(self._results))
-        self._counted += 1
+        result = next(self._results)
         self._frames += 1
+        # The start of the video only, so that all modes have seen the same frames.
+        if self._counted < self._counting:
+            self._detections += self._count(result)
+            self._counted += 1
 
 
 class OnEveryCore:
@@ -161,7 +167,7 @@ def _ours(assets: Assets, engine: str, streams: int) -> Mode:
 
     queued = options.output_frames + streams * options.queue_frames + 4 * CORES
     mode = OverVideo(
-        assets, open_results, lambda result: len(result.detections), streams=streams, warm_frames=2 * queued
+        assets, open_results, lambda result: len(result.detections), streams=streams, warm_frames=queued + 8
     )
     snapshot = opened[0].metrics()
     mode.notes.update(contexts=snapshot.contexts, threads=snapshot.threads, batch=snapshot.max_batch)
@@ -235,7 +241,7 @@ def _loop(assets: Assets) -> Mode:
             corner[:, :2] = (corner[:, :2] - (left, top)) / scale
             corner[:, 2:] /= scale
             classes = rows[:, 4:].argmax(1)
-            yield np.asarray(cv2.dnn.NMSBoxesBatched(corner, scores, classes, CONF, IOU))
+            yield np.asarray(cv2.dnn.NMSBoxesBatched(corner, scores, classes, CONF, IOU))[:MAX_DET]
 
     return OverVideo(assets, results, len)
 

@@ -81,7 +81,7 @@ class Mode(Protocol):
         """Wait for at least one more frame and return how many there were."""
 
     def detections(self) -> float | None:
-        """Return the detections per frame so far."""
+        """Return the detections per frame, None where there are none or too few frames have passed."""
 
 
 def serve(mode: Mode, name: str, descriptor: int) -> None:
