@@ -145,7 +145,11 @@ class Child:
         except (RuntimeError, TimeoutError) as error:
             self.close()
             raise RuntimeError(f"{name} did not start ({error}); see {log}") from error
-        self._signal(signal.SIGSTOP)
+        self._stop()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def run(self, seconds: float) -> Slice:
         """Run one slice.
@@ -153,16 +157,16 @@ class Child:
         Raises:
             RuntimeError: The child ended or does not answer.
         """
-        self._signal(signal.SIGCONT)
         try:
+            os.kill(self.pid, signal.SIGCONT)
             assert self._process.stdin is not None
             self._process.stdin.write(f"{seconds}\n")
             self._process.stdin.flush()
             return Slice(**self._answer(60 + 20 * seconds))  # type: ignore[arg-type]
-        except (BrokenPipeError, TimeoutError) as error:
+        except (BrokenPipeError, ProcessLookupError, TimeoutError) as error:
             raise RuntimeError(f"{self.name} stopped answering: {error}") from error
         finally:
-            self._signal(signal.SIGSTOP)
+            self._stop()
 
     def close(self) -> None:
         """End the process. Idempotent."""
@@ -180,9 +184,12 @@ class Child:
         answer: dict[str, object] = json.loads(line)
         return answer
 
-    def _signal(self, number: int) -> None:
+    def _stop(self) -> None:
+        """Stop the process and wait until it stands still or is gone."""
         if self._process.poll() is None:
-            os.kill(self._process.pid, number)
+            os.kill(self.pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG)
 
 
 def measure(
