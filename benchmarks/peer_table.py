@@ -124,10 +124,9 @@ def markdown(found: dict[str, Figure], versions: dict[str, str], machine: str, o
             f"{f.slices} ({f.disturbed}) |"
         )
     for backend, limit in limits(found).items():
-        single = limits(found, single=True).get(backend, 0.0)
-        lines.append(
-            f"| machine's limit, {backend} | {limit:.1f} | decoding and letterbox on one thread: {single:.1f} | | | |"
-        )
+        single = limits(found, single=True).get(backend)
+        remark = "" if single is None else f"decoding and letterbox on one thread: {single:.1f}"
+        lines.append(f"| machine's limit, {backend} | {limit:.1f} | {remark} | | | |")
     lines += ["", "| comparison | ratio | target | |", "|---|---:|---:|---|"]
     for ratio in ratios(found):
         target = "" if ratio.target is None else f"{ratio.target:.2f}"
