@@ -87,8 +87,9 @@ class Assets:
         from trtdeploy.api import BuildOptions, build
         from trtdeploy.core.types import Precision
 
-        if not self.engine(backend).exists():
-            build(self.onnx(1), self.engine(backend), BuildOptions(precision=Precision(precision), backend=backend))
+        # Always anew: it takes seconds, and an engine of an older trtdeploy would be measured otherwise.
+        options = BuildOptions(precision=Precision(precision), backend=backend, force=True)
+        build(self.onnx(1), self.engine(backend), options)
 
 
 def source_video() -> Path:
