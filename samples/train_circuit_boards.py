@@ -44,7 +44,7 @@ def main() -> None:
 
 @main.command()
 @WORK
-@click.option("--boards", default=400, show_default=True, help="Training boards.")
+@click.option("--boards", default=500, show_default=True, help="Training boards.")
 @click.option("--views", default=8, show_default=True, help="Training images per board.")
 @click.option("--held-out", default=40, show_default=True, help="Held-out boards, three frames each.")
 @click.option("--jobs", default=2, show_default=True, help="Processes that draw.")
