@@ -10,6 +10,7 @@ from typing import Any
 
 import child_jobs
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
@@ -219,6 +220,23 @@ def test_damaged_engine_is_refused(engines: dict[tuple[str, str], Path], backend
     path = tmp_path / "x.engine"
     path.write_bytes(data)
     with pytest.raises(EngineError, match=r"x\.engine: .* cannot load the engine: "):
+        context_of(path)
+
+
+@pytest.mark.parametrize("newer", ["opset", "IR version"])
+def test_a_model_newer_than_onnx_runtime_is_refused_with_what_helps(
+    engines: dict[tuple[str, str], Path], newer: str, tmp_path: Path
+) -> None:
+    proto = onnx.load(engines["onnxruntime", "fp32"])
+    if newer == "opset":
+        proto.opset_import[0].version = 99
+    else:
+        proto.ir_version = 99
+    path = tmp_path / "x.engine"
+    onnx.save(proto, path)
+    with pytest.raises(
+        EngineError, match=r"x\.engine: ONNX Runtime \S+ is older than .* opset 17\. Update onnxruntime"
+    ):
         context_of(path)
 
 

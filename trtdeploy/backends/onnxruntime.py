@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(bool)": "bool"}
 _FATAL = 4
 _INSTALL = "pip install onnxruntime"
+_TOO_NEW = ("Unsupported model IR version", "onnx opset versions. Opset ")
+"""Parts of what ONNX Runtime says of a model that is newer than itself."""
 
 
 class OnnxRuntimeBackend:
@@ -124,6 +126,8 @@ class OnnxRuntimeSession:
         try:
             return ort.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions share no other base
+            if any(sign in str(error) for sign in _TOO_NEW):
+                raise EngineError(_too_new(self._path, self.info, ort.__version__)) from error
             raise EngineError(f"{self._path}: ONNX Runtime cannot load the engine: {first_lines(error)}") from error
 
 
@@ -157,6 +161,14 @@ class OnnxRuntimeContext:
 def _probe(report: Progress, path: str, metadata: str) -> None:
     """Open and run a new engine, in the child process."""
     run_probes(report, OnnxRuntimeBackend(), path, metadata)
+
+
+def _too_new(path: Path, info: EngineInfo, version: str) -> str:
+    """Return the message for a model newer than the installed ONNX Runtime, as Python 3.10 gets it."""
+    return (
+        f"{path}: ONNX Runtime {version} is older than the model's opset {info.source.opset}. Update onnxruntime, "
+        "export the model with opset_version=17, or build with --backend openvino."
+    )
 
 
 def _specs(nodes: list[Any]) -> list[TensorSpec]:
