@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,10 @@ def _draw(stem: Path, first: int, boards: int, views: int, shape: tuple[int, int
         stem.with_suffix(".npy"), mode="w+", dtype=np.uint8, shape=(boards * views, *shape, 3)
     )
     labels = np.full((boards * views, MOST_OBJECTS, 5), -1, np.float32)
-    with ProcessPoolExecutor(jobs) as pool:
-        tasks = [(first + i, views, shape) for i in range(boards)]
-        for number, (drawn, labelled) in enumerate(pool.map(_draw_board, tasks, chunksize=4)):
+    tasks = [(first + i, views, shape) for i in range(boards)]
+    with ProcessPoolExecutor(jobs) if jobs > 1 else nullcontext() as pool:
+        results = pool.map(_draw_board, tasks, chunksize=4) if pool else map(_draw_board, tasks)
+        for number, (drawn, labelled) in enumerate(results):
             images[number * views : (number + 1) * views] = drawn
             labels[number * views : (number + 1) * views] = labelled
     images.flush()

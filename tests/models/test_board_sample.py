@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 NAMES = ("a", "b")
@@ -64,15 +64,13 @@ def test_suppression_keeps_the_stronger_box_of_each_class(scores) -> None:  # ty
 
 
 def _call(*arguments: str) -> str:
-    script = str(SAMPLES / "train_circuit_boards.py")
-    done = subprocess.run(
-        [sys.executable, script, *arguments], capture_output=True, text=True, timeout=200, check=False,
-        cwd=SAMPLES.parent, env={"PYTHONPATH": str(SAMPLES.parent), "OMP_NUM_THREADS": "1", "PATH": ""},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    sample = importlib.import_module("train_circuit_boards")
+    done = CliRunner().invoke(sample.main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
 
 
+@pytest.mark.usefixtures("scores")
 def test_draws_trains_and_evaluates(tmp_path: Path) -> None:
     work = ("--work", str(tmp_path))
     drawn = _call("data", *work, "--boards", "1", "--views", "2", "--held-out", "1", "--jobs", "1")
@@ -87,6 +85,7 @@ def test_draws_trains_and_evaluates(tmp_path: Path) -> None:
     assert (tmp_path / "circuit_boards_cbam.onnx").exists()
 
 
+@pytest.mark.usefixtures("scores")
 def test_draws_a_video(tmp_path: Path) -> None:
     path = tmp_path / "boards.avi"
     _call("video", str(path), "--frames", "2", "--width", "160", "--height", "96")
