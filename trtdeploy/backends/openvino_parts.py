@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     import openvino as ov
 
@@ -61,9 +63,11 @@ def split(model: ov.Model, outputs: list[str], *, resampling: bool) -> list[Part
     parts: list[Part] = []
     rest = Part(model, [IMAGES], outputs, half=True)
     if resampling:
-        first, rest = _cut(rest, lambda op: op.get_name() in in_or_behind, "pixels", half=(False, True))
+        first, rest = _cut(
+            rest, lambda op: op.get_name() in in_or_behind, "pixels", half=(False, True), maps_last=False
+        )
         parts.append(first)
-    network, tail = _cut(rest, lambda op: op.get_name() not in in_or_before, "raw", half=(True, False))
+    network, tail = _cut(rest, lambda op: op.get_name() not in in_or_before, "raw", half=(True, False), maps_last=True)
     parts.append(network)
     return [*parts, tail]
 
@@ -105,8 +109,13 @@ def _reached(model: ov.Model, heavy: set[str], *, forward: bool) -> set[str]:
     return reached
 
 
-def _cut(part: Part, is_late: Callable[[ov.Node], bool], name: str, *, half: tuple[bool, bool]) -> tuple[Part, Part]:
-    """Cut `part` into early and late nodes. Constants, and what is computed of them alone, serve both sides."""
+def _cut(
+    part: Part, is_late: Callable[[ov.Node], bool], name: str, *, half: tuple[bool, bool], maps_last: bool
+) -> tuple[Part, Part]:
+    """Cut `part` into early and late nodes. Constants, and what is computed of them alone, serve both sides.
+
+    With `maps_last`, feature maps cross the cut with their channels last.
+    """
     import openvino as ov
 
     model = part.model
@@ -119,7 +128,7 @@ def _cut(part: Part, is_late: Callable[[ov.Node], bool], name: str, *, half: tup
     given = {op.get_name(): source for op, source in zip(model.get_parameters(), part.inputs, strict=True)}
     late = [op for op in ops if is_late(op) and op.get_name() not in constant and op.get_name() not in given]
     late_names = {op.get_name() for op in late}
-    entries: dict[tuple[str, int], tuple[str, ov.Node]] = {}
+    entries: dict[tuple[str, int], tuple[str, ov.Node, ov.Node]] = {}
     crossing: list[ov.Output] = []
     names: list[str] = []
     for op in late:
@@ -131,14 +140,42 @@ def _cut(part: Part, is_late: Callable[[ov.Node], bool], name: str, *, half: tup
             key = (producer, value.get_index())
             if key not in entries:
                 source = given.get(producer)
+                is_last = source is None and maps_last and _is_map(value)
                 if source is None:
                     source = f"{name}{len(crossing)}"
-                    crossing.append(value)
+                    crossing.append(_channels_last(value) if is_last else value)
                     names.append(source)
-                entry = ov.op.Parameter(value.get_element_type(), value.get_partial_shape())
-                entries[key] = (source, entry)
-            op.input(port).replace_source_output(entries[key][1].output(0))
+                entries[key] = (source, *_entry(value, channels_last=is_last))
+            op.input(port).replace_source_output(entries[key][2].output(0))
     early_model = ov.Model(crossing, model.get_parameters(), f"{name}_early")
-    late_model = ov.Model(model.get_results(), [entry for _, entry in entries.values()], f"{name}_late")
+    late_model = ov.Model(model.get_results(), [entry for _, entry, _ in entries.values()], f"{name}_late")
     early = Part(early_model, part.inputs, names, half=half[0])
-    return early, Part(late_model, [source for source, _ in entries.values()], part.outputs, half=half[1])
+    return early, Part(late_model, [source for source, *_ in entries.values()], part.outputs, half=half[1])
+
+
+def _is_map(value: ov.Output) -> bool:
+    rank = value.get_partial_shape().rank
+    return bool(rank.is_static and rank.get_length() == 4)
+
+
+def _channels_last(value: ov.Output) -> ov.Output:
+    """Return the feature map `value` with its channels last, as convolutions leave it in memory.
+
+    Given as `[B,C,H,W]` OpenVINO reorders them one by one, which cost 2.6 ms of 32 on a YOLO11n at 640, against 0.9 for
+    the transposition behind the cut.
+    """
+    import openvino as ov
+
+    return ov.opset13.transpose(value, np.array([0, 2, 3, 1])).output(0)
+
+
+def _entry(value: ov.Output, *, channels_last: bool) -> tuple[ov.Node, ov.Node]:
+    """Return the late part's parameter for `value`, and the node that gives it back in its own layout."""
+    import openvino as ov
+
+    shape = value.get_partial_shape()
+    if not channels_last:
+        entry = ov.op.Parameter(value.get_element_type(), shape)
+        return entry, entry
+    entry = ov.op.Parameter(value.get_element_type(), ov.PartialShape([shape[0], shape[2], shape[3], shape[1]]))
+    return entry, ov.opset13.transpose(entry, np.array([0, 3, 1, 2]))
