@@ -59,7 +59,7 @@ def split(model: ov.Model, outputs: list[str], *, resampling: bool) -> list[Part
     if not heavy:
         return [Part(model, [IMAGES], outputs, half=False)]
     in_or_behind = _reached(model, _with_weights(model, STEM_ELEMENTS), forward=True)
-    in_or_before = _reached(model, heavy, forward=False)
+    in_or_before = _reached(model, heavy | _biases(model, heavy), forward=False)
     parts: list[Part] = []
     rest = Part(model, [IMAGES], outputs, half=True)
     if resampling:
@@ -79,6 +79,17 @@ def _with_weights(model: ov.Model, elements: int) -> set[str]:
         for op in model.get_ordered_ops()
         if op.get_type_name() in _HEAVY_TYPES
         and any(_constant_elements(op.input_value(port)) >= elements for port in range(op.get_input_size()))
+    }
+
+
+def _biases(model: ov.Model, heavy: set[str]) -> set[str]:
+    """Return the names of the additions that OpenVINO fuses into the heavy layer before them."""
+    return {
+        op.get_name()
+        for op in model.get_ordered_ops()
+        if op.get_type_name() == "Add"
+        and op.input_value(0).get_node().get_name() in heavy
+        and _constant_elements(op.input_value(1)) > 0
     }
 
 
