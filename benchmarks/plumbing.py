@@ -2,7 +2,9 @@
 
 The network is a no-op. CPU seconds are the whole process's, so work moved to another thread is still counted; they
 suffer less from other programs than rates do. Decoding and letterbox are measured alone, in the same run, in turns with
-the pipeline; the overhead is what remains.
+the pipeline; `overhead` is what remains. Cores that are busy together share caches, memory and often arithmetic, so the
+same decoding costs more then: `shared` is decoding and letterbox in one thread per core, threads that hand nothing
+over, and `above_shared` is what the pipeline costs beyond that.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import platform
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -109,11 +112,14 @@ def _measure_cpu(video: str, options: argparse.Namespace) -> dict[str, object]:
         letterbox = _letterbox_alone(image, options.side)
         note("decode_ms", decode)
         note("letterbox_ms", letterbox)
+        shared = _decode_and_letterbox_on_all_cores(video, options.side)
+        note("shared_ms", shared)
         for streams in options.streams:
             cpu_ms, fps = _pipeline(video, streams, options)
             note(f"pipeline_{streams}_ms", cpu_ms)
             note(f"pipeline_{streams}_fps", fps)
             note(f"overhead_{streams}_ms", cpu_ms - decode - letterbox)
+            note(f"above_shared_{streams}_ms", cpu_ms - shared)
     cv2.setNumThreads(before)
     return {name: round(statistics.median(values), 4) for name, values in rounds.items()}
 
@@ -138,6 +144,31 @@ def _letterbox_alone(image: NDArray[np.uint8], side: int, repeat: int = 300) -> 
     canvas = Canvas(1, "center")
     canvas.resize(Size(side, side))
     return _cpu_ms(lambda i: canvas.draw(0, images[i % 8]), repeat)
+
+
+def _decode_and_letterbox_on_all_cores(video: str, side: int) -> float:
+    """Return CPU ms per frame of one thread per core, each with its own copy of the video."""
+    counts: list[int] = []
+
+    def work() -> None:
+        source, pool, canvas = open_source(video), FramePool(), Canvas(1, "center")
+        canvas.resize(Size(side, side))
+        source.open()
+        count = 0
+        while (item := source.read(pool)) is not None:
+            canvas.draw(0, item[0])
+            count += 1
+            del item
+        source.close()
+        counts.append(count)
+
+    threads = [threading.Thread(target=work) for _ in range(os.cpu_count() or 1)]
+    start = time.process_time()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return (time.process_time() - start) / sum(counts) * 1e3
 
 
 def _cpu_ms(call: Callable[[int], object], repeat: int) -> float:
