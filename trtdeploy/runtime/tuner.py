@@ -21,8 +21,10 @@ from trtdeploy.runtime.waiting import WAIT_S
 
 logger = logging.getLogger("trtdeploy.runtime")
 
-MEASURE_S = 0.4
+MEASURE_S = 0.6
 """How long a plan runs, after one warm-up inference of each context."""
+PLAN_GAIN = 1.1
+"""Plans come most likely best first; a later one must be this much faster, for the measurement is short and noisy."""
 BATCH_GAIN = 1.05
 """A larger batch must be this much faster: it makes every frame of it wait for the others."""
 
@@ -126,7 +128,7 @@ class Tuner:
         rate_to_beat = max((m.images_per_s for m in measured), default=0.0)
         measured += results
         winner = fastest(results)
-        if winner is None or winner.images_per_s <= rate_to_beat:
+        if winner is None or (best is not None and winner.images_per_s <= rate_to_beat * PLAN_GAIN):
             opened.session.close()
             return best
         if best is not None:
