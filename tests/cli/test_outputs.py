@@ -13,21 +13,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from cli_media import count_frames
 
 from trtdeploy.cli.outputs import check_outputs
 from trtdeploy.core.errors import SinkError, UsageError
 
 Cli = Callable[..., Any]
-
-
-def _frames(path: Path) -> int:
-    """Return how many frames of a video can be read."""
-    capture = cv2.VideoCapture(str(path))
-    count = 0
-    while capture.read()[0]:
-        count += 1
-    capture.release()
-    return count
 
 
 def test_existing_engine_is_kept_without_force(cli_inside: Cli, assets: Path, tmp_path: Path) -> None:
@@ -168,7 +159,7 @@ def test_disk_that_fills_up_midway_leaves_whole_lines_and_a_video_that_plays(
     lines = (tmp_path / "out.jsonl").read_text().splitlines()
     assert 5_000_000 < (tmp_path / "out.jsonl").stat().st_size <= 6_000_000
     assert [json.loads(line)["frame"] for line in lines] == list(range(len(lines)))
-    assert _frames(tmp_path / "out.mp4") > 50
+    assert count_frames(tmp_path / "out.mp4") > 50
 
 
 def test_summary_and_json_lines_cannot_share_stdout(cli_inside: Cli, assets: Path) -> None:

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cv2
 import pytest
+from cli_media import count_frames
 
 from trtdeploy.engine.sniff import read_info
 
@@ -32,15 +32,6 @@ def _wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -
 
 def _lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def _frames(path: Path) -> int:
-    capture = cv2.VideoCapture(str(path))
-    count = 0
-    while capture.read()[0]:
-        count += 1
-    capture.release()
-    return count
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -68,7 +59,7 @@ def test_interrupted_infer_ends_in_two_seconds_with_valid_outputs(
     for index, stream in enumerate(("bars", "bars-2")):
         frames = [record["frame"] for record in records if record["stream"] == stream]
         assert frames == sorted(set(frames)), f"stream {index} is out of order"
-        assert _frames(tmp_path / f"out-{stream}.mp4") > 0
+        assert count_frames(tmp_path / f"out-{stream}.mp4") > 0
 
 
 @pytest.mark.parametrize("step", ["prepare", "running batch"])

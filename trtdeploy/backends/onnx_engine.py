@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -123,14 +124,9 @@ def _save(model: ir.Model, path: Path, weights: Path) -> None:
 
 def _remove_old_weights(target: Path, keep: Path) -> None:
     """Remove the weights of the engine that `target` was before."""
-    for path in target.parent.glob(f"{_escape(target.name)}-{'[0-9a-f]' * 16}.weights"):
+    for path in target.parent.glob(f"{glob.escape(target.name)}-{'[0-9a-f]' * 16}.weights"):
         if path.name != keep.name:
             try:
                 path.unlink()
             except OSError as error:
                 raise sink_error(path, error) from error
-
-
-def _escape(name: str) -> str:
-    """Quote the characters that `glob` gives a meaning."""
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)

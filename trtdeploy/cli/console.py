@@ -49,10 +49,6 @@ class Screen:
         """Print a line about progress to standard error."""
         click.echo(printable(text), err=True)
 
-    def warn(self, text: str) -> None:
-        """Print a warning to standard error."""
-        click.echo(click.style("Warning: ", fg="yellow") + printable(text), err=True)
-
     def fields(self, rows: Sequence[tuple[str, object]]) -> None:
         """Print names and values, aligned. Values of several lines are indented."""
         width = max((len(name) for name, _ in rows), default=0)

@@ -83,10 +83,7 @@ def specialise(model: ir.Model) -> str:
     steps = [
         _Step("shapes inferred", _infer_shapes),
         _Step("constants folded", _fold),
-        _Step(
-            "folded constants to initializers",
-            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        ),
+        _Step("folded constants to initializers", _lift_constants()),
         _Step("identities removed", common.IdentityEliminationPass()),
         _Step("unused nodes removed", common.RemoveUnusedNodesPass()),
         _Step("shapes inferred", _infer_shapes),
@@ -99,17 +96,11 @@ def specialise(model: ir.Model) -> str:
 def _steps() -> list[_Step]:
     """Return the library passes in order."""
     return [
-        _Step(
-            "constant nodes to initializers",
-            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        ),
+        _Step("constant nodes to initializers", _lift_constants()),
         _Step("dropouts removed", _remove_dropouts),
         _Step("identities removed", common.IdentityEliminationPass()),
         _Step("constants folded", _fold),
-        _Step(
-            "folded constants to initializers",
-            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        ),
+        _Step("folded constants to initializers", _lift_constants()),
         _Step("duplicate initializers merged", common.DeduplicateHashedInitializersPass()),
         _Step("common subexpressions merged", common.CommonSubexpressionEliminationPass()),
         _Step("identities removed", common.IdentityEliminationPass()),
@@ -117,6 +108,10 @@ def _steps() -> list[_Step]:
         _Step("unused functions removed", common.RemoveUnusedFunctionsPass()),  # type: ignore[no-untyped-call]
         _Step("shapes inferred", _infer_shapes),
     ]
+
+
+def _lift_constants() -> common.LiftConstantsToInitializersPass:
+    return common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
 
 
 def _infer_shapes(model: ir.Model) -> None:
