@@ -1,1 +1,1 @@
-"""Hold the catalogue of attention kinds, one folder per kind."""
+"""The catalogue of attention kinds: one folder per kind holds all that trtdeploy knows of it."""
