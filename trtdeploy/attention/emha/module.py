@@ -27,7 +27,7 @@ class EMHA(nn.Module):
     def __init__(self, channels: int, heads: int = 4, stride: int = 2, *, residual: bool = False) -> None:
         super().__init__()
         if heads < 1 or channels < 1 or channels % heads:
-            raise ValueError(f"EMHA: channels must be a positive multiple of heads={heads}, got {channels}.")
+            raise ValueError(f"EMHA: heads must be at least 1 and divide channels={channels}, got {heads}.")
         if stride < 1:
             raise ValueError(f"EMHA: stride must be at least 1, got {stride}.")
         self.heads = heads

@@ -28,7 +28,7 @@ class MHSA(nn.Module):
     def __init__(self, channels: int, heads: int = 4, *, residual: bool = False, sdpa: bool = False) -> None:
         super().__init__()
         if heads < 1 or channels < 1 or channels % heads:
-            raise ValueError(f"MHSA: channels must be a positive multiple of heads={heads}, got {channels}.")
+            raise ValueError(f"MHSA: heads must be at least 1 and divide channels={channels}, got {heads}.")
         self.heads = heads
         self.width = channels // heads
         self.scale = self.width**-0.5
