@@ -1,0 +1,125 @@
+"""Read what TensorRT-RTX's verbose log says about an engine; anything it does not understand is an error."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from trtdeploy.core.errors import BuildError
+
+LAYERS = "Layers:"
+"""Start of the message that lists an engine's kernels, at `ProfilingVerbosity.DETAILED`."""
+ACTIVATION = "Total Activation Memory"
+WEIGHTS = "Total Weights Memory"
+HOST_KINDS = frozenset({"shape_call", "wait", "signal", "jmp", "cjmp"})
+"""Entries of the list that launch nothing on the device: shape arithmetic, synchronisation, and jumps."""
+
+_ENTRY = re.compile(
+    r"Name: (?P<name>.*), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*)\], Constants: \[.*\], "
+    r"Outputs: \[(?P<outputs>.*)\], TacticName: (?P<tactic>.*), StreamId: \d+(?:, \w+: .*?)*, "
+    r"Metadata: ?(?P<metadata>.*)"
+)
+_TYPE = re.compile(r"\bDatatype: (\w+)")
+_ORIGINS = re.compile(r"(?:\[ONNX Layer: .*\]\w*)?", re.DOTALL)
+_ORIGIN = re.compile(r"\[ONNX Layer: (.*?)\]\w*\x1f?(?=\[ONNX Layer: |$)")
+_MHA_TACTIC = re.compile(r"_gemm_mha\w*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """One entry of the builder's list of an engine's kernels.
+
+    Attributes:
+        name: The builder's name.
+        kind: `kgen` (generated), `runtime_fusion` (convolution with what follows it), `gemm`, `correlation`, ...
+        tactic: Name of the generated code, empty where there is none.
+        inputs, outputs: Types of the tensors, such as `Half`.
+        onnx: Names of the ONNX nodes that it computes.
+    """
+
+    name: str
+    kind: str
+    tactic: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    onnx: tuple[str, ...]
+
+    @property
+    def is_mha(self) -> bool:
+        """Whether it is a fused multi-head attention: both products and the softmax in one kernel."""
+        return _MHA_TACTIC.match(self.tactic) is not None
+
+    @property
+    def is_launch(self) -> bool:
+        """Whether it occupies the device, unlike shape arithmetic, synchronisation and jumps."""
+        return self.kind not in HOST_KINDS
+
+
+def parse_kernels(messages: Iterable[str]) -> tuple[Kernel, ...]:
+    """Return the kernels that the log lists.
+
+    Args:
+        messages: The log's messages, in order.
+
+    Raises:
+        BuildError: The list is missing, empty, there twice, or an entry has another form than expected.
+    """
+    lists = [text for text in messages if text.startswith(LAYERS)]
+    if len(lists) != 1:
+        raise _unknown_format(f"{len(lists)} messages that start with {LAYERS!r}", "exactly one")
+    kernels: list[Kernel] = []
+    for line in lists[0].split("\n")[1:]:
+        if not line.strip():
+            break  # the inputs and outputs of the engine follow
+        kernels.append(_parse_entry(line))
+    if not kernels:
+        raise _unknown_format("no kernel in the list of kernels", "one or more")
+    return tuple(kernels)
+
+
+def parse_bytes(messages: Iterable[str], label: str) -> int:
+    """Return the number of bytes that the log states as `label`, such as `Total Activation Memory`.
+
+    Raises:
+        BuildError: The line is missing, there twice, or has another form than expected.
+    """
+    found = [text for text in messages if text.startswith(label)]
+    if len(found) != 1:
+        raise _unknown_format(f"{len(found)} messages that start with {label!r}", "exactly one")
+    match = re.fullmatch(re.escape(label) + r": (\d+) bytes", found[0].strip())
+    if match is None:
+        raise _unknown_format(repr(found[0][:200]), f"'{label}: N bytes'")
+    return int(match[1])
+
+
+def is_fact(text: str) -> bool:
+    """Return whether a message of the log is one that `parse_kernels` or `parse_bytes` reads."""
+    return text.startswith((LAYERS, ACTIVATION, WEIGHTS))
+
+
+def _parse_entry(line: str) -> Kernel:
+    match = _ENTRY.fullmatch(line)
+    if match is None:
+        raise _unknown_format(f"the entry {line[:300]!r}", "'Name: ..., LayerType: ..., Inputs: [...], ...'")
+    metadata = match["metadata"].strip()
+    if _ORIGINS.fullmatch(metadata) is None:
+        raise _unknown_format(f"the origin {metadata[:200]!r}", "'[ONNX Layer: ...]'")
+    kernel = Kernel(
+        name=match["name"],
+        kind=match["kind"],
+        tactic=match["tactic"],
+        inputs=tuple(_TYPE.findall(match["inputs"])),
+        outputs=tuple(_TYPE.findall(match["outputs"])),
+        onnx=tuple(_ORIGIN.findall(metadata)),
+    )
+    if "mha" in kernel.tactic.lower() and not kernel.is_mha:
+        raise _unknown_format(f"the attention kernel {kernel.tactic!r}", "a name that starts with '_gemm_mha'")
+    return kernel
+
+
+def _unknown_format(found: str, expected: str) -> BuildError:
+    return BuildError(
+        f"TensorRT-RTX's log is not understood: it holds {found}, expected {expected}. Another version of the library "
+        "writes another log: install the one that trtdeploy[rtx] names."
+    )
