@@ -75,11 +75,16 @@ class _Build:
         for index in range(parser.num_errors):
             error = parser.get_error(index)
             lines = [line for line in error.desc().splitlines() if not any(noise in line for noise in _NOISE)]
-            text = f"{error.code().name}: {'; '.join(lines)}"
+            text = f"{error.code().name}: {'; '.join([*lines, *self._parser_remarks(error.desc())])}"
             self._refuse("parser", text, error.node_name(), error.node_operator())
         if not self.refused:
             self._refuse("parser", *self._last_error())
         return False
+
+    def _parser_remarks(self, known: str) -> list[str]:
+        """Return what the log adds to the parser's error `known`, such as the name of a missing weights file."""
+        texts = [text for severity, text in self.log if severity.endswith("ERROR")]
+        return [t for t in texts if t not in known and not any(noise in t for noise in (*_NOISE, "ModelImporter.cpp"))]
 
     def _engine(self, builder: Any, network: Any) -> int | None:
         """Return the engine's size in bytes; on failure note the builder's errors."""
