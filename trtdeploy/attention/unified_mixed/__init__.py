@@ -1,0 +1,19 @@
+"""Unified mixed attention framework."""
+
+from trtdeploy.attention.kind import AttentionKind, Case
+
+KIND = AttentionKind(
+    package=__name__,
+    title="unified mixed attention framework",
+    tier=2,
+    family="mixed",
+    paper="Advanced channel and spatial attention, self, global and local attention, fused in one of five ways",
+    class_name="UnifiedMixedAttentionFramework",
+    cases=(
+        Case(channels=16),
+        Case(channels=11, options={"fusion": "hierarchical"}),
+        Case(channels=16, options={"fusion": "gated", "attentions": ("channel", "spatial", "self", "global", "local")}),
+        Case(channels=16, options={"fusion": "learned"}),
+        Case(channels=16, options={"fusion": "simple", "attentions": ("global", "local")}),
+    ),
+)
