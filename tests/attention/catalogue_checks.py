@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import logging
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import onnxruntime
 import torch
 from numpy.typing import NDArray
 
 from trtdeploy.attention.kind import AttentionKind, Case
+from trtdeploy.graph.fuse import FuseAttention
+from trtdeploy.graph.load import load_model
+from trtdeploy.graph.prepare import Prepare
 
 EXPORTERS = ("dynamo", "torchscript")
 ODD = ((1, 7, 5), (2, 13, 9), (1, 1, 3))
@@ -67,10 +73,30 @@ def module_gap(kind: AttentionKind, case: Case) -> float:
     return worst
 
 
-def export(kind: AttentionKind, case: Case, exporter: str, path: Path, opset: int = 18) -> Path:
-    """Export the kind's module alone with a stock exporter of torch, with dynamic batch, height and width."""
+class Between(torch.nn.Module):
+    """A module between convolutions, as in a network: its inputs and outputs are inner tensors."""
+
+    def __init__(self, module: torch.nn.Module, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.before = torch.nn.ModuleList(torch.nn.Conv2d(count, count, 3, padding=1) for count in channels)
+        self.module = module
+        self.after = torch.nn.ModuleList(torch.nn.Conv2d(count, 4, 1) for count in channels)
+
+    def forward(self, *maps: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        inner = [torch.relu(conv(m)) for conv, m in zip(self.before, maps, strict=True)]
+        outputs = _as_tuple(self.module(*inner))
+        return tuple(conv(m) for conv, m in zip(self.after, outputs, strict=True))
+
+
+def export(
+    kind: AttentionKind, case: Case, exporter: str, path: Path, opset: int = 18, *, inside: bool = False
+) -> Path:
+    """Export the kind's module, alone or between convolutions, with a stock exporter of torch; all sizes dynamic."""
     module = make(kind, case)
+    if inside:
+        module = Between(module, case.channels if isinstance(case.channels, tuple) else (case.channels,)).eval()
     example = images(case, TRACED)
+    dynamic = _dynamic(example, case)
     inputs = [f"x{i}" for i in range(len(example))]
     outputs = [f"y{i}" for i in range(len(example))]
     with warnings.catch_warnings():
@@ -84,7 +110,7 @@ def export(kind: AttentionKind, case: Case, exporter: str, path: Path, opset: in
         else:
             torch.onnx.export(
                 module, example, str(path), dynamo=True, opset_version=opset, external_data=False, verbose=False,
-                input_names=inputs, output_names=outputs, dynamic_shapes=_dynamic(example, case),
+                input_names=inputs, output_names=outputs, dynamic_shapes=(dynamic,) if inside else dynamic,
             )  # fmt: skip
     return path
 
@@ -103,6 +129,42 @@ def export_gap(kind: AttentionKind, case: Case, path: Path) -> float:
             assert tuple(wanted.shape) == got.shape
             worst = max(worst, float(np.abs(wanted.numpy() - got).max()))
     return worst
+
+
+@dataclass(frozen=True)
+class Surgery:
+    """What surgery did to a graph.
+
+    Attributes:
+        fused: Names of the kinds of the fused blocks.
+        blocks: The report's entries.
+        refusals: The report's refusals.
+        gap: Largest difference of outputs before and after, relative to the output's magnitude, over `RUN`.
+        model: The result.
+    """
+
+    fused: tuple[str, ...]
+    blocks: list[dict[str, Any]]
+    refusals: tuple[str, ...]
+    gap: float
+    model: onnx.ModelProto
+
+
+def surgery(path: Path, case: Case) -> Surgery:
+    """Prepare, canonicalise and fuse a graph with all kinds, and compare ONNX Runtime before and after."""
+    model = Prepare(verify=False).run(load_model(path).model).model
+    report = FuseAttention().run(model).report
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto)
+    before, after = session_of(path), session_of(proto.SerializeToString())
+    worst = 0.0
+    for shape in RUN:
+        feeds = {given.name: m.numpy() for given, m in zip(before.get_inputs(), images(case, shape), strict=True)}
+        for wanted, got in zip(before.run(None, feeds), after.run(None, feeds), strict=True):
+            worst = max(worst, gap(wanted, got))
+    blocks = report.details["blocks"]
+    fused = tuple(block["kind"] for block in blocks if block["fused"])
+    return Surgery(fused, blocks, report.refusals, worst, proto)
 
 
 def session_of(model: Path | bytes) -> onnxruntime.InferenceSession:

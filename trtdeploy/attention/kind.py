@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -111,5 +112,7 @@ class AttentionKind:
 
     def rules(self) -> tuple[Rule, ...]:
         """Return what finds the kind in a graph, the largest form first."""
+        if importlib.util.find_spec(f"{self.package}.rule") is None:
+            return ()
         found: tuple[Rule, ...] = importlib.import_module(f"{self.package}.rule").RULES
         return found

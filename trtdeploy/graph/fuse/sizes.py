@@ -1,0 +1,168 @@
+"""Computes sizes inside a function body from the shapes of the function's own inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from trtdeploy.graph.shapes.probes import Vec
+from trtdeploy.graph.view.facts import GraphFacts
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_MAX_CONSTANT = 128
+_MAX_DEPTH = 60
+
+
+@dataclass
+class SizeEmitter:
+    """Emits nodes that recompute shape-derived values from the block's inputs.
+
+    Attributes:
+        facts: Sizes of the graph.
+        sources: The block's inputs and values inside it, whose shapes may be used.
+        opset: Version of the operator set.
+        nodes: What was emitted.
+    """
+
+    facts: GraphFacts
+    sources: Sequence[ir.Value]
+    opset: int
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    _known: dict[tuple[Any, ...], str] = field(default_factory=dict)
+
+    def emit(self, value: ir.Value, depth: int = 0) -> str | None:
+        """Return the name of a value of the body that equals the shape-derived `value`, None if there is no way."""
+        key = ("value", id(value))
+        if key not in self._known:
+            name = self._constant_of(value) or self._integers(value) or self._copy(value, depth)
+            if name is None:
+                return None
+            self._known[key] = name
+        return self._known[key]
+
+    def constant(self, array: NDArray[Any]) -> str:
+        """Return the name of a constant of the body."""
+        key = ("constant", str(array.dtype), array.shape, array.tobytes())
+        if key not in self._known:
+            self._known[key] = self._node("Constant", value=onnx.numpy_helper.from_array(array))
+        return self._known[key]
+
+    def _constant_of(self, value: ir.Value) -> str | None:
+        data = self.facts.data(value)
+        if data is None or any(not np.array_equal(data[0], other) for other in data[1:]):
+            return None
+        return self.constant(np.ascontiguousarray(data[0]).reshape(data[0].shape))
+
+    def _integers(self, value: ir.Value) -> str | None:
+        """Emit an integer scalar or vector element by element."""
+        data = self.facts.data(value)
+        if data is None or data[0].dtype != np.int64 or data[0].ndim > 1 or len({d.shape for d in data}) > 1:
+            return None
+        vectors = [tuple(int(n) for n in column) for column in zip(*(d.reshape(-1) for d in data), strict=True)]
+        names = []
+        for vector in vectors:
+            name = self._number(vector)
+            if name is None:
+                return None
+            names.append(name)
+        if data[0].ndim == 0:
+            return self._node("Reshape", names[0], self.constant(np.zeros(0, np.int64)))
+        return names[0] if len(names) == 1 else self._node("Concat", *names, axis=0)
+
+    def _number(self, vector: Vec) -> str | None:
+        """Emit one integer as `[1]`: the first simple function of the inputs' dimensions that it equals."""
+        key = ("number", vector)
+        if key in self._known:
+            return self._known[key]
+        if len(set(vector)) == 1:
+            return self.constant(np.array(vector[:1], np.int64))
+        for emit in self._functions(vector):
+            self._known[key] = emit
+            return emit
+        return None
+
+    def _functions(self, vector: Vec) -> Iterator[str]:
+        dims = [(value, axis, dim) for value in self.sources for axis, dim in self._dims(value)]
+        for value, axis, dim in dims:
+            if dim == vector:
+                yield self._dim(value, axis)
+        for value, axis, dim in dims:
+            yield from self._scaled(vector, dim, lambda v=value, a=axis: self._dim(v, a))
+        for i, (value, axis, dim) in enumerate(dims):
+            for other, other_axis, other_dim in dims[i + 1 :]:
+                product = tuple(a * b for a, b in zip(dim, other_dim, strict=True))
+
+                def multiply(v: ir.Value = value, a: int = axis, w: ir.Value = other, b: int = other_axis) -> str:
+                    return self._node("Mul", self._dim(v, a), self._dim(w, b))
+
+                if product == vector:
+                    yield multiply()
+                yield from self._scaled(vector, product, multiply)
+
+    def _scaled(self, vector: Vec, base: Vec, make: Any) -> Iterator[str]:
+        """Yield `c base`, `base / c`, `ceil(base / c)` and the padding of `base` to a multiple of c."""
+        if all(b and v % b == 0 for v, b in zip(vector, base, strict=True)):
+            factors = {v // b for v, b in zip(vector, base, strict=True)}
+            if len(factors) == 1 and (factor := factors.pop()) > 0:
+                yield self._node("Mul", make(), self.constant(np.array([factor], np.int64)))
+        for c in range(2, _MAX_CONSTANT):
+            step = np.array([c], np.int64)
+            if all(v == b // c for v, b in zip(vector, base, strict=True)):
+                yield self._node("Div", make(), self.constant(step))
+            if all(v == -(-b // c) for v, b in zip(vector, base, strict=True)):
+                raised = self._node("Add", make(), self.constant(step - 1))
+                yield self._node("Div", raised, self.constant(step))
+
+    def _copy(self, value: ir.Value, depth: int) -> str | None:
+        """Repeat the node that computes `value`, its operands emitted likewise."""
+        node = value.producer()
+        if node is None or depth > _MAX_DEPTH or len(node.outputs) != 1:
+            return None
+        operands = []
+        for operand in node.inputs:
+            if operand is None:
+                operands.append("")
+                continue
+            if operand in self.sources:
+                name: str | None = operand.name
+            elif operand.const_value is not None:
+                name = self.constant(operand.const_value.numpy())
+            else:
+                name = self.emit(operand, depth + 1)
+            if name is None:
+                return None
+            operands.append(name)
+        proto = ir.to_proto(node)
+        copied = onnx.NodeProto(op_type=node.op_type, input=operands, attribute=proto.attribute)
+        return self._append(copied)
+
+    def _dims(self, value: ir.Value) -> list[tuple[int, Vec]]:
+        dims = self.facts.dims(value) or []
+        return [(axis, dim) for axis, dim in enumerate(dims) if dim is not None and len(set(dim)) > 1]
+
+    def _dim(self, value: ir.Value, axis: int) -> str:
+        """Emit one dimension as `[1]`."""
+        key = ("dim", value.name, axis)
+        if key not in self._known:
+            shape_key = ("shape", value.name)
+            if shape_key not in self._known:
+                self._known[shape_key] = self._node("Shape", value.name or "")
+            index = self.constant(np.array([axis], np.int64))
+            self._known[key] = self._node("Gather", self._known[shape_key], index, axis=0)
+        return self._known[key]
+
+    def _node(self, op_type: str, *inputs: str, **attributes: Any) -> str:
+        return self._append(onnx.helper.make_node(op_type, list(inputs), [], **attributes))
+
+    def _append(self, node: onnx.NodeProto) -> str:
+        name = f"size/{len(self.nodes)}"
+        node.output[:] = [name]
+        self.nodes.append(node)
+        return name
