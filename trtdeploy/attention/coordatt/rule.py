@@ -15,7 +15,11 @@ def _gates(x: Pattern) -> tuple[Pattern, Pattern]:
 
 def _check(found: Found) -> str:
     parts = [found.attr(name, "index") for name in ("first", "second")]
-    return "" if None in parts or set(parts) == {0, 1} else f"its gates come from the parts {parts}, not from the two halves"
+    return (
+        ""
+        if None in parts or set(parts) == {0, 1}
+        else f"its gates come from the parts {parts}, not from the two halves"
+    )
 
 
 _x = P.input()
