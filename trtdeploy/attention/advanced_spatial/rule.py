@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from trtdeploy.attention.pattern import P, Pattern, Rule
+from trtdeploy.attention.spatial_attention.rule import spatial_logits
 
-_MOST_SCALES = 4
+_MOST_SCALES = 5
 
 
 def _weighed(x: Pattern, scales: int) -> Pattern:
     """Return the pattern of the block with a number of scales; a normalisation belongs to its convolution."""
-    mean, peak = P.mean(x, "C"), P.max(x, "C")
-    pooled = P.concat(mean, peak)
-    branches = [P.relu(P.either(P.conv(pooled), P.linear(pooled))) for _ in range(scales)]
-    gate = P.sigmoid(P.linear(P.concat(*branches)))
-    importance = P.sigmoid(P.conv(P.relu(P.linear(x))))
+    branches = [P.act(spatial_logits(x)) for _ in range(scales)]
+    gate = P.gate(P.linear(P.concat(*branches)))
+    importance = P.gate(P.conv(P.act(P.linear(x))))
     return x * P.affine(gate * importance)
 
 

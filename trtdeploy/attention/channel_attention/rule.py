@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from trtdeploy.attention.pattern import P, Pattern, Rule
+from trtdeploy.attention.se.rule import excitation
 
 
 def channel_gated(x: Pattern) -> Pattern:
     """Return the pattern of `x` times its channel gate; CBAM begins with it."""
-    branches = (P.linear(P.relu(P.linear(pool))) for pool in (P.mean(x, "HW"), P.max(x, "HW")))
-    mean, peak = branches
-    return x * P.gate(mean + peak)
+    return x * P.gate(excitation(P.mean(x, "HW")) + excitation(P.max(x, "HW")))
 
 
 RULES = (Rule(pattern=channel_gated(P.input())),)

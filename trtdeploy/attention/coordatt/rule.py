@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trtdeploy.attention.pattern import P, Found, Pattern, Rule
+from trtdeploy.attention.pattern import Found, P, Pattern, Rule
 
 
 def _gates(x: Pattern) -> tuple[Pattern, Pattern]:
@@ -15,11 +15,9 @@ def _gates(x: Pattern) -> tuple[Pattern, Pattern]:
 
 def _check(found: Found) -> str:
     parts = [found.attr(name, "index") for name in ("first", "second")]
-    return (
-        ""
-        if None in parts or set(parts) == {0, 1}
-        else f"its gates come from the parts {parts}, not from the two halves"
-    )
+    if None in parts or set(parts) == {0, 1}:
+        return ""
+    return f"its gates come from the parts {parts}, not from the two halves"
 
 
 _x = P.input()

@@ -19,8 +19,9 @@ def _layer_normal(x: Pattern) -> Pattern:
 
 
 def _term(x: Pattern) -> Pattern:
-    return P.linear(P.relu(_layer_normal(P.linear(attention_pooled(x)))))
+    """Return the pattern of what is added to `x`, or gates it."""
+    return P.linear(P.act(P.maybe(_layer_normal, P.linear(attention_pooled(x)))))
 
 
 _x = P.input()
-RULES = (Rule(pattern=_x + _term(_x), form="added"), Rule(pattern=_x * P.gate(_term(_x)), form="multiplied"))
+RULES = (Rule(pattern=_x * P.gate(_term(_x)), form="multiplied"), Rule(pattern=_x + _term(_x), form="added"))
