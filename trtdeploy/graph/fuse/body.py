@@ -69,7 +69,7 @@ class Functions:
     def _body(self, region: Region) -> onnx.FunctionProto | Refusal:
         """Return the function of a region, with names that depend on its structure alone."""
         inner = [output for node in region.nodes for output in node.outputs]
-        emitter = SizeEmitter(self._facts, [*region.inputs, *inner], self._opset)
+        emitter = SizeEmitter(self._facts, region.inputs, inner, self._opset)
         names: dict[str, str] = {}
         for value in region.sizes:
             name = emitter.emit(value)

@@ -26,13 +26,15 @@ class SizeEmitter:
 
     Attributes:
         facts: Sizes of the graph.
-        sources: The block's inputs and values inside it, whose shapes may be used.
+        inputs: The block's inputs, whose shapes may be used.
+        inner: Values inside the block, whose shapes may be used where they do not depend on the size itself.
         opset: Version of the operator set.
         nodes: What was emitted.
     """
 
     facts: GraphFacts
-    sources: Sequence[ir.Value]
+    inputs: Sequence[ir.Value]
+    inner: Sequence[ir.Value]
     opset: int
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     _known: dict[tuple[Any, ...], str] = field(default_factory=dict)
@@ -41,7 +43,12 @@ class SizeEmitter:
         """Return the name of a value of the body that equals the shape-derived `value`, None if there is no way."""
         key = ("value", id(value))
         if key not in self._known:
-            name = self._constant_of(value) or self._integers(value) or self._copy(value, depth)
+            name = (
+                self._constant_of(value)
+                or self._integers(value, self.inputs)
+                or self._copy(value, depth)
+                or self._integers(value, self._before(value))
+            )
             if name is None:
                 return None
             self._known[key] = name
@@ -60,15 +67,25 @@ class SizeEmitter:
             return None
         return self.constant(np.ascontiguousarray(data[0]).reshape(data[0].shape))
 
-    def _integers(self, value: ir.Value) -> str | None:
-        """Emit an integer scalar or vector element by element."""
+    def _before(self, value: ir.Value) -> list[ir.Value]:
+        """Return the inputs and the inner values that do not depend on `value`."""
+        after: set[ir.Value] = set()
+        todo = [value]
+        while todo:
+            new = [output for user in todo.pop().consumers() for output in user.outputs if output not in after]
+            after.update(new)
+            todo += new
+        return [*self.inputs, *(v for v in self.inner if v not in after)]
+
+    def _integers(self, value: ir.Value, sources: Sequence[ir.Value]) -> str | None:
+        """Emit an integer scalar or vector element by element, from the dimensions of `sources`."""
         data = self.facts.data(value)
         if data is None or data[0].dtype != np.int64 or data[0].ndim > 1 or len({d.shape for d in data}) > 1:
             return None
         vectors = [tuple(int(n) for n in column) for column in zip(*(d.reshape(-1) for d in data), strict=True)]
         names = []
         for vector in vectors:
-            name = self._number(vector)
+            name = self._number(vector, sources)
             if name is None:
                 return None
             names.append(name)
@@ -76,20 +93,20 @@ class SizeEmitter:
             return self._node("Reshape", names[0], self.constant(np.zeros(0, np.int64)))
         return names[0] if len(names) == 1 else self._node("Concat", *names, axis=0)
 
-    def _number(self, vector: Vec) -> str | None:
-        """Emit one integer as `[1]`: the first simple function of the inputs' dimensions that it equals."""
-        key = ("number", vector)
+    def _number(self, vector: Vec, sources: Sequence[ir.Value]) -> str | None:
+        """Emit one integer as `[1]`: the first simple function of the sources' dimensions that it equals."""
+        key = ("number", vector, *(() if sources is self.inputs else map(id, sources)))
         if key in self._known:
             return self._known[key]
         if len(set(vector)) == 1:
             return self.constant(np.array(vector[:1], np.int64))
-        for emit in self._functions(vector):
+        for emit in self._functions(vector, sources):
             self._known[key] = emit
             return emit
         return None
 
-    def _functions(self, vector: Vec) -> Iterator[str]:
-        dims = [(value, axis, dim) for value in self.sources for axis, dim in self._dims(value)]
+    def _functions(self, vector: Vec, sources: Sequence[ir.Value]) -> Iterator[str]:
+        dims = [(value, axis, dim) for value in sources for axis, dim in self._dims(value)]
         for value, axis, dim in dims:
             if dim == vector:
                 yield self._dim(value, axis)
@@ -130,7 +147,7 @@ class SizeEmitter:
             if operand is None:
                 operands.append("")
                 continue
-            if operand in self.sources:
+            if operand in self.inputs or operand in self.inner:
                 name: str | None = operand.name
             elif operand.const_value is not None:
                 name = self.constant(operand.const_value.numpy())
