@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,19 @@ class Emitter:
             graph.extend(self.nodes)
         else:
             graph.insert_before(first, self.nodes)
+
+    def insert_before(self, node: ir.Node, taken: TakenNames) -> None:
+        """Put the nodes before `node`, and the constants among its graph's initializers.
+
+        Args:
+            node: A node of the main graph.
+            taken: The graph's names; those of the new values and nodes are added, so that many insertions into a
+                large graph look at its names once.
+        """
+        graph = node.graph
+        assert isinstance(graph, ir.Graph)
+        self._settle(graph, taken)
+        graph.insert_before(node, self.nodes)
 
     def child(self, name: str) -> Emitter:
         """Return an emitter for the body of a Loop or If; its constants belong to the outermost graph."""
@@ -248,15 +262,27 @@ class Emitter:
             return self.op(op_type, x, self.ints(*axes), **attributes)
         return self.op(op_type, x, axes=list(axes), **attributes)
 
-    def _settle(self, graph: ir.Graph) -> None:
-        taken = {value.name for value in graph.inputs} | set(graph.initializers)
-        taken |= {output.name for node in graph.all_nodes() for output in node.outputs}
-        taken_nodes = {node.name for node in graph.all_nodes()}
+    def _settle(self, graph: ir.Graph, taken: TakenNames | None = None) -> None:
+        taken = taken or TakenNames.of(graph)
         made = [output for node in self.nodes for output in node.outputs]
-        _rename([*self.initializers, *made], taken)
-        _rename(self.nodes, taken_nodes)
+        _rename([*self.initializers, *made], taken.values)
+        _rename(self.nodes, taken.nodes)
         for value in self.initializers:
             graph.register_initializer(value)
+
+
+@dataclass(frozen=True)
+class TakenNames:
+    """The names of a graph's values and nodes."""
+
+    values: set[str | None]
+    nodes: set[str | None]
+
+    @classmethod
+    def of(cls, graph: ir.Graph) -> TakenNames:
+        values = {value.name for value in graph.inputs} | set(graph.initializers)
+        values |= {output.name for node in graph.all_nodes() for output in node.outputs}
+        return cls(values, {node.name for node in graph.all_nodes()})
 
 
 def _rename(things: Iterable[ir.Value | ir.Node], taken: set[str | None]) -> None:

@@ -38,7 +38,7 @@ def plan_shape_users(region: Region, facts: GraphFacts) -> list[ShapeUser] | Ref
             if value in region.outputs:
                 continue
             for user in value.consumers():
-                if user in inside or user.op_type not in {"Shape", "Size"}:
+                if user in inside or user.op_type not in {"Shape", "Size"} or not _serves_outside(user, inside):
                     continue
                 elements = _elements(user, region.inputs, facts) if user.op_type == "Shape" else None
                 if elements is None:
@@ -64,8 +64,23 @@ def change(model: ir.Model, user: ShapeUser) -> list[ir.Node]:
     model.graph.insert_before(user.node, emit.nodes)
     result.type, result.shape = output.type, output.shape
     output.replace_all_uses_with(result, replace_graph_outputs=True)
-    model.graph.remove(user.node)
+    model.graph.remove(user.node, safe=True)
     return emit.nodes
+
+
+def _serves_outside(node: ir.Node, inside: Collection[ir.Node]) -> bool:
+    """Return whether anything but the block itself uses what is computed from `node`."""
+    todo, seen = [node], set(inside)
+    while todo:
+        current = todo.pop()
+        seen.add(current)
+        for output in current.outputs:
+            if output.is_graph_output():
+                return True
+            todo += [user for user in output.consumers() if user not in seen]
+        if current.op_type not in _SIZE_OPERATORS and current is not node:
+            return True
+    return False
 
 
 def _elements(

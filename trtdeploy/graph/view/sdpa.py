@@ -25,8 +25,8 @@ class Core:
         transposed: Whether the probabilities reach `mix` with rows and columns exchanged, relative to the softmax.
         swapped: Whether the first operand of `scores` holds the keys.
         key_axis: Axis of the softmax: -1, or -2.
-        biases: What is added to the scores.
-        plain: Whether nothing but factors, casts and biases lies between the products.
+        steps: What is done to the scores before the softmax, in order: operator and other operand.
+        plain: Whether nothing is reshaped or cast, and no bias transposed, between the products.
     """
 
     scores: ir.Node
@@ -39,8 +39,13 @@ class Core:
     transposed: bool
     swapped: bool
     key_axis: int
-    biases: tuple[ir.Value, ...]
+    steps: tuple[tuple[str, ir.Value], ...]
     plain: bool
+
+    @property
+    def biases(self) -> list[ir.Value]:
+        """What is added to the scores."""
+        return [value for op, value in self.steps if op in {"Add", "Sub"}]
 
 
 def find_core(mix: ir.Node) -> Core | None:
@@ -67,8 +72,8 @@ def find_core(mix: ir.Node) -> Core | None:
         swapped = (axis == -2) != scores.transposed
         query, key = (b, a) if swapped else (a, b)
         return Core(
-            scores.node, softmax, mix, query, key, other, first, transposed, swapped, axis, tuple(scores.biases),
-            plain and scores.plain,
+            scores.node, softmax, mix, query, key, other, first, transposed, swapped, axis, tuple(scores.steps),
+            plain and scores.plain and not (scores.transposed and scores.steps),
         )  # fmt: skip
     return None
 
@@ -76,7 +81,7 @@ def find_core(mix: ir.Node) -> Core | None:
 @dataclass
 class _Scores:
     node: ir.Node
-    biases: list[ir.Value]
+    steps: list[tuple[str, ir.Value]]
     transposed: bool
     plain: bool
 
@@ -93,7 +98,7 @@ def _softmax_above(value: ir.Value) -> tuple[ir.Node, bool, bool] | None:
         if node.op_type == "Transpose" and _swaps_last_two(node):
             transposed = not transposed
         elif node.op_type in _PASSED:
-            plain = plain and node.op_type not in {"Reshape", "Unsqueeze", "Squeeze"}
+            plain = plain and node.op_type in {"Identity", "Dropout"}
         else:
             return None
         value = node.inputs[0]
@@ -102,14 +107,14 @@ def _softmax_above(value: ir.Value) -> tuple[ir.Node, bool, bool] | None:
 
 def _scores_above(value: ir.Value | None) -> _Scores | None:
     """Return the MatMul above the softmax's input, through factors and biases."""
-    biases: list[ir.Value] = []
+    steps: list[tuple[str, ir.Value]] = []
     transposed, plain = False, True
     for _ in range(_MAX_STEPS):
         node = None if value is None else value.producer()
         if node is None or node.domain not in {"", "ai.onnx"}:
             return None
         if node.op_type == "MatMul":
-            return _Scores(node, biases, transposed, plain)
+            return _Scores(node, steps[::-1], transposed, plain)
         if node.op_type == "Transpose" and _swaps_last_two(node):
             transposed = not transposed
             value = node.inputs[0]
@@ -117,10 +122,10 @@ def _scores_above(value: ir.Value | None) -> _Scores | None:
             data = [v for v in node.inputs if v is not None and _scores_reachable(v)]
             if len(data) != 1 or (node.op_type in {"Div", "Sub"} and data[0] is not node.inputs[0]):
                 return None
-            biases += [v for v in node.inputs if v is not None and v is not data[0] and node.op_type in {"Add", "Sub"}]
+            steps += [(node.op_type, v) for v in node.inputs if v is not None and v is not data[0]]
             value = data[0]
         elif node.op_type in _PASSED:
-            plain = plain and node.op_type not in {"Reshape", "Unsqueeze", "Squeeze"}
+            plain = plain and node.op_type in {"Identity", "Dropout"}
             value = node.inputs[0]
         else:
             return None

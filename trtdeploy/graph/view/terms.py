@@ -18,6 +18,7 @@ from trtdeploy.graph.view import axes, written_out
 from trtdeploy.graph.view.axes import Tag
 from trtdeploy.graph.view.facts import GraphFacts
 from trtdeploy.graph.view.sdpa import find_core
+from trtdeploy.graph.view.sdpa_numbers import numbers_of, numbers_of_operator
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
 LAYOUT = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Expand", "Dropout"})
@@ -301,6 +302,7 @@ class Terms:
             partial=bool(leading & {"H", "W"}),
             bias=bool(bias),
             core=core,
+            **numbers_of(core, self.facts, scores[:-2], [*_factors(query), *_factors(key)]),
         )
 
     def _attention(self, node: ir.Node) -> None:
@@ -314,7 +316,7 @@ class Terms:
         mask = len(node.inputs) > 3 and node.inputs[3] is not None
         self._new(
             "sdpa", args, node.outputs[0], over=_letters(keys), partial=bool(leading & {"H", "W"}), bias=mask,
-            core=None,
+            core=None, **numbers_of_operator(node, self.facts),
         )  # fmt: skip
 
     def _gemm(self, node: ir.Node) -> None:
@@ -492,6 +494,11 @@ def _letters(tag: Tag) -> str:
 
 def _last(tags: Sequence[Tag]) -> Tag:
     return tags[-1] if tags else axes.NONE
+
+
+def _factors(term: Term) -> list[float | None]:
+    """Return the factors that `_unscaled` takes away."""
+    return [scale for scale, _ in term.attrs["steps"]] if _unscaled(term) is not term else []
 
 
 def _unscaled(term: Term) -> Term:

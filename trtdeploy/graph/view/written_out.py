@@ -83,7 +83,7 @@ def _gelu(node: ir.Node) -> tuple[str, ir.Value] | None:
         inner = None if erf is None else _producer(erf.inputs[0], "Div") or _producer(erf.inputs[0], "Mul")
         if inner is None or x not in list(inner.inputs):
             continue
-        scale = next((n for v in inner.inputs if (n := _number(v)) is not None), None)
+        scale = next((factor for v in inner.inputs if (factor := _number(v)) is not None), None)
         wanted = math.sqrt(2) if inner.op_type == "Div" else 1 / math.sqrt(2)
         if scale is not None and math.isclose(scale, wanted, rel_tol=1e-4):
             return "gelu", x

@@ -1,0 +1,1 @@
+"""PRECISION: which tensors of a graph are FP16."""

@@ -1,0 +1,156 @@
+"""The pass that makes a model FP16, with islands of FP32 where FP16 would change the detections."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import Counter
+from collections.abc import Collection, Mapping
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from trtdeploy.core.errors import ModelError
+from trtdeploy.core.types import PassReport
+from trtdeploy.graph.plan import PassResult
+from trtdeploy.graph.precision.element_types import ElementTypes, FunctionId, is_onnx, nested_nodes
+from trtdeploy.graph.precision.islands import IslandFinder
+from trtdeploy.graph.precision.regions import decoding
+from trtdeploy.graph.precision.rewrite import HALF_SUFFIX, Islands, Rewriter
+
+MIN_OPSET = 13
+"""Oldest opset whose operators take FP16 throughout."""
+
+
+class ToFp16:
+    """Makes tensors FP16, with islands of FP32.
+
+    Inputs and outputs keep their types; casts stand where FP16 and FP32 meet, one per tensor. FP32 remain:
+
+    - the decoding and selection of boxes, behind the last learned layers (`regions.decoding`);
+    - sums and means over more than 32 elements, normalisations, squares before a sum, and what is computed of them
+      until it is in range again (`islands.IslandFinder`);
+    - a softmax over more than 4096 keys or an open number of them; a shorter one is FP16: its maximum is subtracted, so
+      that it cannot overflow. The casts do not keep TensorRT from fusing attention;
+    - exponentials and powers without a bound, sampling coordinates, sizes of Resize, loops, quantised layers, and
+      operators that have no FP16 form;
+    - nodes with a constant that overflows or vanishes in FP16. Masks and bounds are clipped to ±65504 instead.
+
+    Bodies of model-local functions become FP16 with all their callers. ONNX Runtime on a CPU computes FP16 graphs in
+    FP32; only half arithmetic, on a device or emulated, shows their rounding.
+
+    Args:
+        keep: Patterns of names of nodes that stay FP32, `*` for any text. Default: none.
+    """
+
+    name = "fp16"
+    stage = "PRECISION"
+
+    def __init__(self, keep: Collection[str] = ()) -> None:
+        self._keep = tuple(keep)
+
+    def run(self, model: ir.Model) -> PassResult:
+        """Run the pass.
+
+        Raises:
+            ModelError: The model's opset is older than 13, or a pattern of `keep` names no node.
+        """
+        opset = model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx", 1))
+        if opset < MIN_OPSET:
+            raise ModelError(
+                f"The model has opset {opset}, whose operators do not all take FP16. Expected {MIN_OPSET} or newer: "
+                "export it again with a newer opset."
+            )
+        self._check_patterns(model)
+        model = model.clone()
+        types = ElementTypes(model)
+        kept = _kept_functions(model, types)
+        region = decoding(model.graph, types)
+
+        def islands(graph: ir.Graph | ir.Function, opsets: Mapping[str, int]) -> Islands:
+            return self._islands(graph, types, opsets, region if graph is model.graph else set())
+
+        rewriter = Rewriter(types, islands, kept)
+        rewriter.model(model)
+        common.RemoveUnusedNodesPass()(model)
+        renamed = _take_names(model)
+        return PassResult(model, rewriter.counts["fp16"] > 0, self._report(rewriter, kept, renamed))
+
+    def _islands(
+        self, graph: ir.Graph | ir.Function, types: ElementTypes, opsets: Mapping[str, int], region: set[ir.Node]
+    ) -> Islands:
+        islands = IslandFinder(graph, types, opsets).find()
+        islands.update(dict.fromkeys(region, "box decoding and selection"))
+        if self._keep:
+            islands.update(dict.fromkeys((node for node in graph if self._is_kept(node)), "asked for"))
+        return islands
+
+    def _is_kept(self, node: ir.Node) -> bool:
+        return any(fnmatch.fnmatchcase(node.name or "", pattern) for pattern in self._keep)
+
+    def _check_patterns(self, model: ir.Model) -> None:
+        names = [node.name or "" for graph in _graphs(model) for node in graph.all_nodes()]
+        for pattern in self._keep:
+            if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+                raise ModelError(f"No node is named {pattern!r}, which should stay FP32. Expected a node's name.")
+
+    def _report(self, rewriter: Rewriter, kept: set[FunctionId], halved: int) -> PassReport:
+        counts = rewriter.counts
+        changes = []
+        if counts["fp16"]:
+            changes.append(f"{counts['fp16']} nodes in FP16, {counts['fp32']} in FP32, {counts['casts']} casts")
+            changes += [f"FP32 {reason}: {count} nodes" for reason, count in rewriter.islands.most_common()]
+        if counts["clipped"]:
+            changes.append(f"{counts['clipped']} masks and bounds clipped to ±65504")
+        refusals = [
+            f"function {domain}::{name}: stays FP32, it is called in a loop or with different types"
+            for domain, name, _ in sorted(kept)
+        ]
+        details = {**{key: counts[key] for key in ("fp16", "fp32", "casts", "constants", "clipped")}}
+        return PassReport(
+            name=self.name,
+            stage=self.stage,
+            changes=tuple(changes),
+            refusals=tuple(refusals),
+            details={**details, "weights_halved": halved, "islands": dict(rewriter.islands)},
+        )
+
+
+def _kept_functions(model: ir.Model, types: ElementTypes) -> set[FunctionId]:
+    """Return the functions whose bodies cannot become FP16: those called in loops, or with different types.
+
+    So are the functions that these call.
+    """
+    waiting = list(types.kept)
+    for graph in _graphs(model):
+        for node in graph.all_nodes():
+            if is_onnx(node, "Loop", "Scan", "SequenceMap"):
+                waiting += [n.op_identifier() for n in nested_nodes(node) if types.function(n) is not None]
+    kept: set[FunctionId] = set()
+    while waiting:
+        identifier = waiting.pop()
+        if identifier not in kept:
+            kept.add(identifier)
+            body = model.functions[identifier]
+            waiting += [n.op_identifier() for n in body.all_nodes() if types.function(n) is not None]
+    return kept
+
+
+def _graphs(model: ir.Model) -> list[ir.Graph | ir.Function]:
+    """Return the main graph and the bodies of the functions."""
+    return [model.graph, *model.functions.values()]
+
+
+def _take_names(model: ir.Model) -> int:
+    """Give FP16 weights the names of the FP32 ones that nobody reads any more; return their number."""
+    taken = Counter(value.name for graph in model.graphs() for node in graph for value in node.outputs)
+    halved = 0
+    for graph in model.graphs():
+        for value in list(graph.initializers.values()):
+            name = (value.name or "").removesuffix(HALF_SUFFIX)
+            if value.dtype == ir.DataType.FLOAT16 and name != value.name:
+                halved += 1
+                if name not in graph.initializers and not taken[name]:
+                    value.name = name
+                    if value.const_value is not None:
+                        value.const_value.name = name
+    return halved
