@@ -12,14 +12,15 @@ LAYERS = "Layers:"
 """Start of the message that lists an engine's kernels, at `ProfilingVerbosity.DETAILED`."""
 ACTIVATION = "Total Activation Memory"
 WEIGHTS = "Total Weights Memory"
-HOST_KINDS = frozenset({"shape_call", "wait", "signal", "jmp", "cjmp"})
-"""Entries of the list that launch nothing on the device: shape arithmetic, synchronisation, and jumps."""
+HOST_KINDS = frozenset({"shape_call", "ShapeHostToDevice", "wait", "signal", "jmp", "cjmp"})
+"""Entries of the list that run no kernel: shape arithmetic and its copies, synchronisation, and jumps."""
 
 _ENTRY = re.compile(
-    r"Name: (?P<name>.*), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*)\], Constants: \[.*\], "
-    r"Outputs: \[(?P<outputs>.*)\], TacticName: (?P<tactic>.*), StreamId: \d+(?:, \w+: .*?)*, "
+    r"Name: (?P<name>.*), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*)\], Outputs: \[(?P<outputs>.*)\], "
+    r"(?:TacticName: (?P<tactic>.*)|ParameterType: .*, TacticValue: \w+), StreamId: \d+(?:, .*)?, "
     r"Metadata: ?(?P<metadata>.*)"
 )
+_CONSTANTS = "], Constants: ["
 _TYPE = re.compile(r"\bDatatype: (\w+)")
 _ORIGINS = re.compile(r"(?:\[ONNX Layer: .*\]\w*)?", re.DOTALL)
 _ORIGIN = re.compile(r"\[ONNX Layer: (.*?)\]\w*\x1f?(?=\[ONNX Layer: |$)")
@@ -52,7 +53,7 @@ class Kernel:
 
     @property
     def is_launch(self) -> bool:
-        """Whether it occupies the device, unlike shape arithmetic, synchronisation and jumps."""
+        """Whether it runs on the device, unlike shape arithmetic, synchronisation and jumps."""
         return self.kind not in HOST_KINDS
 
 
@@ -108,8 +109,8 @@ def _parse_entry(line: str) -> Kernel:
     kernel = Kernel(
         name=match["name"],
         kind=match["kind"],
-        tactic=match["tactic"],
-        inputs=tuple(_TYPE.findall(match["inputs"])),
+        tactic=match["tactic"] or "",
+        inputs=tuple(_TYPE.findall(match["inputs"].partition(_CONSTANTS)[0])),
         outputs=tuple(_TYPE.findall(match["outputs"])),
         onnx=tuple(_ORIGIN.findall(metadata)),
     )

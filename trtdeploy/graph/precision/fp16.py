@@ -26,13 +26,14 @@ class ToFp16:
 
     Inputs and outputs keep their types; casts stand where FP16 and FP32 meet, one per tensor. FP32 remain:
 
-    - the decoding and selection of boxes, behind the last learned layers (`regions.decoding`);
+    - the decoding and selection of boxes behind the last learned layers, and sampling coordinates
+      (`regions.decoding`);
     - sums and means over more than 32 elements, normalisations, squares before a sum, and what is computed of them
       until it is in range again (`islands.IslandFinder`);
     - a softmax over more than 4096 keys or an open number of them; a shorter one is FP16: its maximum is subtracted, so
       that it cannot overflow. The casts do not keep TensorRT from fusing attention;
-    - exponentials and powers without a bound, sampling coordinates, sizes of Resize, loops, quantised layers, and
-      operators that have no FP16 form;
+    - exponentials and powers without a bound, sizes of Resize, loops, quantised layers, and operators that have no
+      FP16 form;
     - nodes with a constant that overflows or vanishes in FP16. Masks and bounds are clipped to ±65504 instead.
 
     Bodies of model-local functions become FP16 with all their callers. ONNX Runtime on a CPU computes FP16 graphs in
@@ -64,10 +65,9 @@ class ToFp16:
         model = model.clone()
         types = ElementTypes(model)
         kept = _kept_functions(model, types)
-        region = decoding(model.graph, types)
 
         def islands(graph: ir.Graph | ir.Function, opsets: Mapping[str, int]) -> Islands:
-            return self._islands(graph, types, opsets, region if graph is model.graph else set())
+            return self._islands(graph, types, opsets, tail=graph is model.graph)
 
         rewriter = Rewriter(types, islands, kept)
         rewriter.model(model)
@@ -76,10 +76,10 @@ class ToFp16:
         return PassResult(model, rewriter.counts["fp16"] > 0, self._report(rewriter, kept, renamed))
 
     def _islands(
-        self, graph: ir.Graph | ir.Function, types: ElementTypes, opsets: Mapping[str, int], region: set[ir.Node]
+        self, graph: ir.Graph | ir.Function, types: ElementTypes, opsets: Mapping[str, int], tail: bool
     ) -> Islands:
         islands = IslandFinder(graph, types, opsets).find()
-        islands.update(dict.fromkeys(region, "box decoding and selection"))
+        islands.update(dict.fromkeys(decoding(graph, types, tail), "coordinates and selection"))
         if self._keep:
             islands.update(dict.fromkeys((node for node in graph if self._is_kept(node)), "asked for"))
         return islands

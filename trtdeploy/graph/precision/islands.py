@@ -83,6 +83,7 @@ class IslandFinder:
             reason, mean = "statistics", True
         if not reason and node.op_type in MOVEMENT and floats:
             wide, mean = all(v in self._wide for v in floats), all(v in self._means for v in floats)
+        wide = wide and bool(floats)  # what is computed of constants alone is as large as it is
         if reason:
             self.reasons.setdefault(node, reason)
         self._wide.update(node.outputs if wide else ())

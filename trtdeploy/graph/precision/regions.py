@@ -1,4 +1,4 @@
-"""Finds the part of a graph that decodes and selects boxes, where FP16 would move them by pixels."""
+"""Finds the parts of a graph that compute with coordinates, where FP16 would move boxes by pixels."""
 
 from __future__ import annotations
 
@@ -16,22 +16,31 @@ MOVEMENT = frozenset(
 )
 """Operators that only move values: they take the type that they are given."""
 _LEARNED = ("Conv", "ConvTranspose", "DeformConv", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN", "Attention")
-_SELECTING = ("NonMaxSuppression", "RoiAlign", "TopK")
+_SELECTING = ("NonMaxSuppression", "RoiAlign", "TopK", "GridSample")
+_SAMPLING = frozenset({"RoiAlign", "GridSample"})
+"""Of these, the first input is a feature map, which may be FP16 before."""
 _MAX_FIXED_WEIGHTS = 256
 """Elements. A smaller weight is no learned layer: the sixteen bins of a box distribution, a matrix of corners."""
 _SOFTMAX_STEPS = 4
 
 
-def decoding(graph: ir.Graph, types: ElementTypes) -> set[ir.Node]:
-    """Return the nodes that decode and select boxes.
+def decoding(graph: ir.Graph | ir.Function, types: ElementTypes, tail: bool) -> set[ir.Node]:
+    """Return the nodes that decode and select boxes, and those that compute where to sample.
 
     They lie behind the last learned layer on every way to an output of at most three dimensions (`[B, 84, N]`,
-    `[B, N, 4]`, `[B, N]`), or between a learned layer and a NonMaxSuppression, RoiAlign or TopK. Feature maps, of four
-    dimensions or more, end no such region. Leading reshapes and concatenations are left out, so that a cast to FP32
-    comes once, behind them.
+    `[B, N, 4]`, `[B, N]`), or between a learned layer and a NonMaxSuppression, TopK, RoiAlign or GridSample. Feature
+    maps, of four dimensions or more, end no such region. Leading reshapes and concatenations are left out, so that a
+    cast to FP32 comes once, behind them.
+
+    Args:
+        graph: A graph or function.
+        types: Element types of the model.
+        tail: Whether what lies before its outputs counts: those of the main graph are detections.
     """
     learned = {node for node in graph if _is_learned(node, types)}
-    region = _tail(graph, learned) | _before_selection(graph, learned)
+    region = _before_selection(graph, learned)
+    if tail:
+        region |= _tail(graph, learned)
     trimmed: set[ir.Node] = set()
     for node in graph:
         if node in region and node.op_type in MOVEMENT:
@@ -47,7 +56,7 @@ def producers(values: Iterable[ir.Value | None]) -> list[ir.Node]:
     return [node for node in nodes if node is not None]
 
 
-def _tail(graph: ir.Graph, learned: set[ir.Node]) -> set[ir.Node]:
+def _tail(graph: ir.Graph | ir.Function, learned: set[ir.Node]) -> set[ir.Node]:
     """Return the nodes from which no learned layer can be reached, nor an output that is a feature map."""
     owner = {inner: node for node in graph for inner in nested_nodes(node)}
     tail: set[ir.Node] = set()
@@ -61,16 +70,17 @@ def _tail(graph: ir.Graph, learned: set[ir.Node]) -> set[ir.Node]:
     return tail
 
 
-def _before_selection(graph: ir.Graph, learned: set[ir.Node]) -> set[ir.Node]:
+def _before_selection(graph: ir.Graph | ir.Function, learned: set[ir.Node]) -> set[ir.Node]:
     """Return the nodes between learned layers and the selections that they feed, the selections included."""
     region: set[ir.Node] = set()
+    inside = set(graph)
     for node in graph:
         if not is_onnx(node, *_SELECTING):
             continue
-        waiting = [node, *producers(node.inputs[1:] if node.op_type == "RoiAlign" else node.inputs)]
+        waiting = [node, *producers(node.inputs[1:] if node.op_type in _SAMPLING else node.inputs)]
         while waiting:
             current = waiting.pop()
-            if current in region or current in learned or current.graph is not graph:
+            if current in region or current in learned or current not in inside:
                 continue
             region.add(current)
             if current is not node:
