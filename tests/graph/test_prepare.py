@@ -11,6 +11,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from trtdeploy.core.errors import ModelError
 from trtdeploy.graph import prepare
 from trtdeploy.graph.prepare import Prepare
 
@@ -96,7 +97,7 @@ def test_a_library_pass_that_fails_is_undone_and_reported(monkeypatch: pytest.Mo
     np.testing.assert_array_equal(_run(ir.to_proto(result.model)), _run(proto))
 
 
-def test_functions_are_left_alone() -> None:
+def test_functions_are_inlined() -> None:
     proto = _model(17)
     body = [helper.make_node("Constant", [], ["k"], value_float=2.0), helper.make_node("Mul", ["a", "k"], ["b"])]
     proto.functions.append(
@@ -107,9 +108,25 @@ def test_functions_are_left_alone() -> None:
     proto.graph.node.append(helper.make_node("Twice", ["before"], ["y"], domain="trtdeploy"))
     expected = _run(proto)
     result = Prepare().run(ir.from_proto(proto))
-    assert [node.op_type for node in result.model.graph if node.domain == "trtdeploy"] == ["Twice"]
-    assert len(next(iter(result.model.functions.values()))) == 2
+    assert not [node.op_type for node in result.model.graph if node.domain == "trtdeploy"]
+    assert not result.model.functions
+    assert any(change.startswith("functions inlined") for change in result.report.changes)
     np.testing.assert_allclose(_run(ir.to_proto(result.model)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_functions_that_would_unfold_beyond_memory_are_refused() -> None:
+    proto = _model(17)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("bomb", 1)]
+    for level in range(24):
+        call = "Relu" if level == 0 else f"F{level - 1}"
+        domain = "" if level == 0 else "bomb"
+        body = [helper.make_node(call, ["a"], ["t"], domain=domain), helper.make_node(call, ["t"], ["b"], domain=domain)]
+        proto.functions.append(helper.make_function("bomb", f"F{level}", ["a"], ["b"], body, opsets))
+    proto.opset_import.append(helper.make_opsetid("bomb", 1))
+    proto.graph.node[-1].output[0] = "before"
+    proto.graph.node.append(helper.make_node("F23", ["before"], ["y"], domain="bomb"))
+    with pytest.raises(ModelError, match=r"functions unfold to \d+ nodes; at most 500000 are accepted"):
+        Prepare().run(ir.from_proto(proto))
 
 
 def test_quantised_weights_stay_quantised() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -13,18 +13,14 @@ from onnx_ir.passes import common
 
 from trtdeploy.core.types import PassReport
 from trtdeploy.graph.plan import PassResult
-from trtdeploy.graph.reference import ReferenceModel, ReferenceRunError, difference, tolerance
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from trtdeploy.graph.compare import compare
+from trtdeploy.graph.inline import check_unfolded_size, inline_functions
 
 _TOLERANCE = 1e-4
 """Folding computes constants with numpy instead of ONNX Runtime: last-digit differences that a network amplifies."""
 _FOLD_INPUT_LIMIT, _FOLD_OUTPUT_LIMIT = 1 << 16, 1 << 20
 """Elements. Anchors and grids of a 1920-pixel image fold; repeated or expanded weights do not."""
 _UNDONE = "simplification undone"
-_PROBE_SIZES = (160, 640)
-"""Image sizes tried, in pixels, where the model leaves them open."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +35,8 @@ class Prepare:
     """Folds constants, removes identities, dropouts, duplicates and unused parts, and infers shapes.
 
     A library pass that fails on a model is undone and reported as a refusal. The result is compared with the original
-    in ONNX Runtime on random input; when they differ, the original is kept. Bodies of model-local functions are left
-    alone.
+    in ONNX Runtime on random input; when they differ, the original is kept. Calls of model-local functions are replaced
+    by their bodies, so that every pass sees all of the graph.
 
     Args:
         verify: Whether to compare with the original. Default True.
@@ -53,6 +49,12 @@ class Prepare:
         self._verify = verify
 
     def run(self, model: ir.Model) -> PassResult:
+        """Simplify the model.
+
+        Raises:
+            ModelError: Its functions call each other so often that they cannot be inlined.
+        """
+        check_unfolded_size(model)
         original = model.clone()
         before = model.graph.num_nodes()
         changes: list[str] = []
@@ -61,11 +63,12 @@ class Prepare:
             model = _run_step(model, step, changes, refusals)
         details: dict[str, Any] = {"nodes_before": before, "nodes": model.graph.num_nodes()}
         if self._verify and changes:
-            failure, compared = _compare(original, model)
-            details["difference"] = compared
-            if failure:
-                refusals.append(failure)
-            if failure.startswith(_UNDONE):
+            compared = compare(original, model, _TOLERANCE)
+            details["difference"] = compared.difference
+            if compared.reason:
+                undone = f"{_UNDONE}, " if compared.differs else ""
+                refusals.append(f"{undone}{compared.reason}")
+            if compared.differs:
                 model, changes = original, []
                 details["nodes"] = before
         report = PassReport(
@@ -96,6 +99,7 @@ def specialise(model: ir.Model) -> str:
 def _steps() -> list[_Step]:
     """Return the library passes in order."""
     return [
+        _Step("functions inlined", inline_functions),
         _Step("constant nodes to initializers", _lift_constants()),
         _Step("dropouts removed", _remove_dropouts),
         _Step("identities removed", common.IdentityEliminationPass()),
@@ -204,42 +208,3 @@ def _remove_dropouts(model: ir.Model) -> None:
             continue
         output.replace_all_uses_with(source)
         model.graph.remove(node, safe=True)
-
-
-def _compare(original: ir.Model, simplified: ir.Model) -> tuple[str, float | None]:
-    """Run both models on the same random input; return what went wrong, and the difference where it is known."""
-    try:
-        reference = ReferenceModel(original)
-    except ReferenceRunError as error:
-        return f"not compared with the original, which ONNX Runtime does not load: {error}", None
-    reason = ""
-    for size in _PROBE_SIZES:
-        feeds = random_feeds(original, size)
-        try:
-            expected = reference.run(feeds)
-        except ReferenceRunError as error:
-            reason = f"not compared with the original, which ONNX Runtime does not run: {error}"
-            continue
-        try:
-            gap = difference(expected, ReferenceModel(simplified).run(feeds))
-        except ReferenceRunError as error:
-            return f"{_UNDONE}, ONNX Runtime refuses its result: {error}", float("inf")
-        if gap <= _TOLERANCE or gap <= tolerance(reference, feeds, expected, _TOLERANCE):
-            return "", gap
-        return f"{_UNDONE}, outputs differ by {gap:.2g}", gap
-    return reason, None
-
-
-def random_feeds(model: ir.Model, size: int, batch: int = 1) -> dict[str, NDArray[Any]]:
-    """Return random inputs: open image sides are `size`, other open dimensions `batch`, integers are `size`."""
-    rng = np.random.default_rng(0)
-    feeds: dict[str, NDArray[Any]] = {}
-    for value in model.graph.inputs:
-        if value.name is None or value.name in model.graph.initializers:
-            continue
-        dims = list(value.shape) if value.shape is not None else []
-        shape = [d if isinstance(d, int) else size if len(dims) == 4 and i > 0 else batch for i, d in enumerate(dims)]
-        dtype = (value.dtype or ir.DataType.FLOAT).numpy()
-        data = rng.random(shape) if np.issubdtype(dtype, np.floating) else np.full(shape, size)
-        feeds[value.name] = data.astype(dtype)
-    return feeds

@@ -46,9 +46,11 @@ class AttentionForm:
     Args:
         model: The model; changed in place.
         facts: Its sizes.
+        pad: Whether to pad widths; on a CPU the zeros would only cost time. Default True.
     """
 
-    def __init__(self, model: ir.Model, facts: GraphFacts) -> None:
+    def __init__(self, model: ir.Model, facts: GraphFacts, *, pad: bool = True) -> None:
+        self._pad = pad
         self._model = model
         self._facts = facts
         self._opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
@@ -110,7 +112,7 @@ class AttentionForm:
             return None
         widest = max(width[0], depth[0], MIN_WIDTH)
         target = -(-widest // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
-        fits = target <= MAX_WIDTH
+        fits = self._pad and target <= MAX_WIDTH
         changes = []
         if core.swapped or core.transposed or not core.probabilities_first or core.key_axis != -1:
             changes.append("P @ V order")
@@ -118,7 +120,7 @@ class AttentionForm:
             changes.append("rank 4")
         if fits and (width[0] != target or depth[0] != target):
             changes.append(f"widths {width[0]} and {depth[0]} padded to {target}")
-        remark = "" if fits else f"head width {max(width[0], depth[0])} is more than {MAX_WIDTH}"
+        remark = "" if target <= MAX_WIDTH else f"head width {max(width[0], depth[0])} is more than {MAX_WIDTH}"
         return _Form(len(query), width[0], depth[0], target if fits else 0, tuple(changes), remark)
 
     def _place(self, core: Core, emit: Emitter, form: _Form, result: ir.Value) -> tuple[ir.Value, ir.Value]:

@@ -16,16 +16,23 @@ class Canonicalise:
     """Writes attention in the form that NVIDIA's builder fuses, and simplifies layout changes.
 
     Results stay the same up to rounding. Attention that cannot be rewritten is left as it is, with the reason.
+
+    Args:
+        pad: Whether to pad queries, keys and values to one width, which the builder needs and a CPU does not.
+            Default True.
     """
 
     name = "canonicalise"
     stage = "CANONICALISE"
 
+    def __init__(self, *, pad: bool = True) -> None:
+        self._pad = pad
+
     def run(self, model: ir.Model) -> PassResult:
         """Rewrite the model; `details["attention"]` of the report lists every attention that was found."""
         facts = GraphFacts(model)
         changes: list[str] = []
-        done, refused = AttentionForm(model, facts).run()
+        done, refused = AttentionForm(model, facts, pad=self._pad).run()
         changes += [f"attention at {r.node}: {', '.join(r.changes)}" for r in done if r.changes]
         for _ in range(2):  # what one round joins, the next may find without effect
             changes += [f"{count} {text}" for text, count in Layout(model, facts).run().items()]

@@ -1,0 +1,53 @@
+"""Replaces calls of model-local functions by their bodies."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from trtdeploy.core.errors import ModelError
+
+_MAX_NODES = 500_000
+"""Nodes after inlining. Functions that call functions can multiply beyond any memory."""
+
+
+def inline_functions(model: ir.Model) -> None:
+    """Inline every function of `model`, in place; `check_unfolded_size` comes first."""
+    if model.functions:
+        common.InlinePass()(model)
+
+
+def check_unfolded_size(model: ir.Model) -> None:
+    """Check that the graph stays small when its functions are inlined.
+
+    Raises:
+        ModelError: It would have more than 500,000 nodes.
+    """
+    sizes: dict[ir.OperatorIdentifier, int] = {}
+    for identifier in _callees_first(model):
+        sizes[identifier] = _size(model.functions[identifier], sizes)
+    total = _size(model.graph, sizes)
+    if total > _MAX_NODES:
+        raise ModelError(
+            f"The model's functions unfold to {total} nodes; at most {_MAX_NODES} are accepted. Export it without functions."
+        )
+
+
+def _size(container: ir.Graph | ir.Function, sizes: dict[ir.OperatorIdentifier, int]) -> int:
+    return sum(sizes.get(node.op_identifier(), 1) for node in container.all_nodes())
+
+
+def _callees_first(model: ir.Model) -> list[ir.OperatorIdentifier]:
+    """Return the functions, each after those that it calls; the loader has made sure that none calls itself."""
+    order: dict[ir.OperatorIdentifier, None] = {}
+    for start in model.functions:
+        stack = [(start, False)]
+        while stack:
+            identifier, done = stack.pop()
+            if done:
+                order[identifier] = None
+            elif identifier not in order:
+                stack.append((identifier, True))
+                called = {node.op_identifier() for node in model.functions[identifier].all_nodes()}
+                stack += [(callee, False) for callee in called if callee in model.functions and callee not in order]
+    return list(order)
