@@ -67,7 +67,7 @@ def _correlate(weights: Mapping[str, Array], x: Array, hyperedges: int, head_wid
         shares[m] = np.exp(logits - logits.max())
         shares[m] /= shares[m].sum()
     edges = [_gelu(_linear(weights, "edges_out", x @ shares[m])) for m in range(hyperedges)]
-    out = x.copy()
+    out: Array = x.copy()
     for i in range(count):
         mixed = sum((shares[m, i] * edges[m] for m in range(hyperedges)), start=np.zeros(width))
         out[:, i] += _gelu(_linear(weights, "vertices_out", mixed))
