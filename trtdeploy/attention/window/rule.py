@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trtdeploy.attention.pattern import P, Found, Pattern, Rule
+from trtdeploy.attention.pattern import Found, P, Pattern, Rule
 
 
 def padded(x: Pattern) -> Pattern:
