@@ -12,8 +12,6 @@ KIND = AttentionKind(
     cases=(
         Case(channels=16),
         Case(channels=11, options={"fusion": "concatenate"}),
-        Case(channels=16, options={"fusion": "gated"}),
-        Case(channels=16, options={"fusion": "simple"}),
-        Case(channels=12, options={"attentions": ("spatial", "channel", "local")}),
+        Case(channels=12, options={"fusion": "gated", "attentions": ("spatial", "channel", "local")}),
     ),
 )

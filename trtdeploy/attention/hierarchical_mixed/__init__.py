@@ -9,5 +9,5 @@ KIND = AttentionKind(
     family="mixed",
     paper="Channel and spatial gates after Woo et al., CBAM, 2018, side by side at the bottom, in series at the top",
     class_name="HierarchicalMixedFusion",
-    cases=(Case(channels=32), Case(channels=21, options={"levels": 2}), Case(channels=16, options={"levels": 4})),
+    cases=(Case(channels=32), Case(channels=21, options={"levels": 2})),
 )

@@ -9,9 +9,5 @@ KIND = AttentionKind(
     family="mixed",
     paper="Mixed attention; a learned score of an attention's output beside its input",
     class_name="AttentionQualityAssessor",
-    cases=(
-        Case(channels=16),
-        Case(channels=11, options={"attention": "spatial"}),
-        Case(channels=24, options={"attention": "self"}),
-    ),
+    cases=(Case(channels=16), Case(channels=11, options={"attention": "self"})),
 )

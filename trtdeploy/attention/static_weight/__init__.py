@@ -11,7 +11,6 @@ KIND = AttentionKind(
     class_name="StaticWeightMixedAttention",
     cases=(
         Case(channels=32),
-        Case(channels=21, options={"channel_weight": 1.0, "spatial_weight": 3.0}),
-        Case(channels=16, options={"squared": True}),
+        Case(channels=16, options={"channel_weight": 1.0, "spatial_weight": 3.0, "squared": True}),
     ),
 )

@@ -13,6 +13,5 @@ KIND = AttentionKind(
         Case(channels=32),
         Case(channels=21, options={"task": "classification"}),
         Case(channels=16, options={"task": "segmentation"}),
-        Case(channels=12, options={"task": "generic"}),
     ),
 )

@@ -12,8 +12,6 @@ KIND = AttentionKind(
     cases=(
         Case(channels=16),
         Case(channels=11, options={"fusion": "hierarchical"}),
-        Case(channels=16, options={"fusion": "gated", "attentions": ("channel", "spatial", "self", "global", "local")}),
-        Case(channels=16, options={"fusion": "learned"}),
-        Case(channels=16, options={"fusion": "simple", "attentions": ("global", "local")}),
+        Case(channels=12, options={"fusion": "learned", "attentions": ("spatial", "global", "local")}),
     ),
 )

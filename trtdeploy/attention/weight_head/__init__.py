@@ -11,8 +11,6 @@ KIND = AttentionKind(
     class_name="LearnedWeightHead",
     cases=(
         Case(channels=32),
-        Case(channels=21, options={"head": "actor", "attentions": ("channel", "spatial")}),
-        Case(channels=16, options={"head": "policy", "attentions": ("channel", "spatial", "self", "global")}),
         Case(channels=16, options={"head": "policy", "attentions": ("channel", "spatial"), "hard": True}),
     ),
 )
