@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +38,9 @@ def plan_shape_users(region: Region, facts: GraphFacts) -> list[ShapeUser] | Ref
             if value in region.outputs:
                 continue
             for user in value.consumers():
-                if user in inside or user.op_type not in {"Shape", "Size"} or not _serves_outside(user, inside):
+                if user in inside or user.op_type not in {"Shape", "Size"}:
+                    continue
+                if not _serves_outside(user, inside, facts):
                     continue
                 elements = _elements(user, region.inputs, facts) if user.op_type == "Shape" else None
                 if elements is None:
@@ -68,18 +70,16 @@ def change(model: ir.Model, user: ShapeUser) -> list[ir.Node]:
     return emit.nodes
 
 
-def _serves_outside(node: ir.Node, inside: Collection[ir.Node]) -> bool:
-    """Return whether anything but the block itself uses what is computed from `node`."""
-    todo, seen = [node], set(inside)
+def _serves_outside(node: ir.Node, inside: Collection[ir.Node], facts: GraphFacts) -> bool:
+    """Return whether anything but the block itself needs what is computed from `node`."""
+    todo, seen = [node], {node, *inside}
     while todo:
         current = todo.pop()
-        seen.add(current)
-        for output in current.outputs:
-            if output.is_graph_output():
-                return True
-            todo += [user for user in output.consumers() if user not in seen]
-        if current.op_type not in _SIZE_OPERATORS and current is not node:
+        if any(output.is_graph_output() or not facts.is_size(output) for output in current.outputs):
             return True
+        users = {user for output in current.outputs for user in output.consumers()} - seen
+        seen |= users
+        todo += users
     return False
 
 
