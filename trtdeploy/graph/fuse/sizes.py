@@ -37,14 +37,19 @@ class SizeEmitter:
     inner: Sequence[ir.Value]
     opset: int
     nodes: list[onnx.NodeProto] = field(default_factory=list)
+    _inside: frozenset[ir.Value] = field(init=False)
     _known: dict[tuple[Any, ...], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._inside = frozenset(self.inner)
 
     def emit(self, value: ir.Value, depth: int = 0) -> str | None:
         """Return the name of a value of the body that equals the shape-derived `value`, None if there is no way."""
         key = ("value", id(value))
         if key not in self._known:
+            name = self._constant_of(value) or (self._copy(value, depth) if self._has_cases(value) else None)
             name = (
-                self._constant_of(value)
+                name
                 or self._integers(value, self.inputs)
                 or self._copy(value, depth)
                 or self._integers(value, self._before(value))
@@ -66,6 +71,21 @@ class SizeEmitter:
         if data is None or any(not np.array_equal(data[0], other) for other in data[1:]):
             return None
         return self.constant(np.ascontiguousarray(data[0]).reshape(data[0].shape))
+
+    def _has_cases(self, value: ir.Value) -> bool:
+        """Return whether `value` may follow another formula at sizes that were not tried: it is clamped on the way."""
+        todo, seen = [value], {value}
+        while todo:
+            node = todo.pop().producer()
+            if node is None:
+                continue
+            sizes = [v for v in node.inputs[1:] if v is not None and v.const_value is None]
+            if node.op_type in {"Min", "Max", "Where"} or (node.op_type == "Slice" and sizes):
+                return True
+            new = [v for v in node.inputs if v is not None and v not in seen and v not in self.inputs]
+            seen.update(new)
+            todo += [v for v in new if self.facts.is_size(v) or v in self._inside]
+        return False
 
     def _before(self, value: ir.Value) -> list[ir.Value]:
         """Return the inputs and the inner values that do not depend on `value`."""
@@ -147,7 +167,7 @@ class SizeEmitter:
             if operand is None:
                 operands.append("")
                 continue
-            if operand in self.inputs or operand in self.inner:
+            if operand in self.inputs or operand in self._inside:
                 name: str | None = operand.name
             elif operand.const_value is not None:
                 name = self.constant(operand.const_value.numpy())
