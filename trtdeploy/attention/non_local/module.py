@@ -49,6 +49,10 @@ class NonLocal(nn.Module):
 
     def attend(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
         """Return what each position sees, from three embeddings `[B, width, H, W]`, in their shape."""
-        weights = (theta.flatten(2).transpose(1, 2) @ phi.flatten(2)).softmax(dim=-1)
-        seen: Tensor = weights @ g.flatten(2).transpose(1, 2)
-        return seen.transpose(1, 2).reshape(g.shape)
+        batch, width, _, columns = g.shape
+        # -1 rather than a product of sizes: those of a strip follow no simple formula
+        query = theta.reshape(batch, width, -1).transpose(1, 2)
+        key = phi.reshape(batch, width, -1)
+        value = g.reshape(batch, width, -1).transpose(1, 2)
+        seen: Tensor = (query @ key).softmax(dim=-1) @ value
+        return seen.transpose(1, 2).reshape(batch, width, -1, columns)
