@@ -63,6 +63,8 @@ class ToFp16:
             )
         self._check_patterns(model)
         model = model.clone()
+        if any(value.shape is None for node in model.graph for value in node.outputs):
+            common.ShapeInferencePass()(model)  # the lengths of softmaxes, sums and outputs decide
         types = ElementTypes(model)
         kept = _kept_functions(model, types)
 

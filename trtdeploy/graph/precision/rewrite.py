@@ -141,8 +141,10 @@ class Rewriter:
         assert source is not None  # the checker requires it
         if node.op_type == "CastLike":
             self._cast_like(node)
-        elif self._types[result] == FLOAT16 and self._types.is_float(source) and not result.is_graph_output():
-            result.replace_all_uses_with(self.version(source, FLOAT16))
+        elif self._types[result] == FLOAT16 and self._types.is_float(source):
+            known = source if self._type(source) == FLOAT16 else self._made.setdefault((source, FLOAT16), result)
+            if known is not result and not result.is_graph_output():
+                result.replace_all_uses_with(known)
 
     def _cast_like(self, node: ir.Node) -> None:
         like, result = node.inputs[1], node.outputs[0]
