@@ -15,6 +15,8 @@ _HOMES = {
     "Engine": "trtdeploy.api",
     "EngineInfo": "trtdeploy.core.engine_info",
     "Frame": "trtdeploy.core.types",
+    "OptimizeOptions": "trtdeploy.api",
+    "OptimizeReport": "trtdeploy.api",
     "Pipeline": "trtdeploy.runtime.pipeline",
     "PipelineOptions": "trtdeploy.runtime.pipeline",
     "Precision": "trtdeploy.core.types",
@@ -25,6 +27,7 @@ _HOMES = {
     "build": "trtdeploy.api",
     "inspect": "trtdeploy.api",
     "open": "trtdeploy.api",
+    "optimize": "trtdeploy.api",
 }
 
 __all__ = list(_HOMES)

@@ -17,11 +17,12 @@ import pytest
 import tiny_detector as tiny
 from numpy.typing import NDArray
 
-from trtdeploy.backends import onnx_engine, openvino_parts, registry
+from trtdeploy.backends import openvino_parts, registry
 from trtdeploy.backends.base import Context, SessionOptions
 from trtdeploy.backends.onnx_engine import write_engine
 from trtdeploy.backends.openvino import native_half
 from trtdeploy.backends.openvino_parts import IMAGES, Part
+from trtdeploy.core import onnx_file
 from trtdeploy.core.engine_info import EngineInfo, TensorInfo
 from trtdeploy.core.errors import BuildError, EngineError, SinkError, UsageError
 from trtdeploy.core.types import Precision
@@ -325,7 +326,7 @@ def test_library_that_crashes_is_a_build_error_and_leaves_no_file(tmp_path: Path
 def test_weights_beyond_one_file_lie_beside_the_engine(
     backend: str, reference: ort.InferenceSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_engine, "MAX_SINGLE_FILE_BYTES", 10_000)
+    monkeypatch.setattr(onnx_file, "MAX_SINGLE_FILE_BYTES", 10_000)
     path = tmp_path / "x[1].engine"
     for _ in range(2):  # the second build replaces the weights of the first
         build(tiny.detector(), tiny.info(backend, "fp16"), path)

@@ -90,9 +90,11 @@ class Backend(Protocol):
 
     Attributes:
         name: The name on the command line.
+        pads_attention: Whether its builder fuses attention only in padded widths; on a CPU they would cost time.
     """
 
     name: str
+    pads_attention: bool
 
     def availability(self) -> Availability:
         """Return whether the backend is usable here. Imports nothing heavy, never raises."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,15 +12,11 @@ from trtdeploy.backends.contract import Contract
 from trtdeploy.backends.fp16_storage import store_weights_as_fp16
 from trtdeploy.core.engine_info import METADATA_KEY, EngineInfo, decode_info, encode_info
 from trtdeploy.core.errors import BuildError, EngineError, UsageError
-from trtdeploy.core.files import atomic_write, sink_error
+from trtdeploy.core.onnx_file import write_onnx
 from trtdeploy.core.types import Precision
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-MAX_SINGLE_FILE_BYTES = 1_900_000_000
-"""Above this the weights go to a second file: protobuf cannot hold 2 GiB."""
-
 
 def write_engine(
     model: ir.Model,
@@ -51,19 +45,12 @@ def write_engine(
         store_weights_as_fp16(model)
     metadata = encode_info(info)
     model.metadata_props[METADATA_KEY] = metadata
-    weights = target.with_name(f"{target.name}-{secrets.token_hex(8)}.weights")
-    try:
-        with atomic_write(target) as temporary:
-            _save(model, temporary, weights)
-            what = f"Trying {target.name} in {library}"
+    what = f"Trying {target.name} in {library}"
+    with write_onnx(model, target) as temporary:
+        try:
             run_in_child(probe, str(temporary), metadata, what=what, progress=progress)
-    except BuildError as error:
-        weights.unlink(missing_ok=True)
-        raise BuildError(str(error).replace(str(temporary), str(target))) from error
-    except BaseException:
-        weights.unlink(missing_ok=True)
-        raise
-    _remove_old_weights(target, keep=weights)
+        except BuildError as error:
+            raise BuildError(str(error).replace(str(temporary), str(target))) from error
 
 
 def run_probes(report: Progress, backend: Backend, path: str, metadata: str) -> None:
@@ -102,31 +89,3 @@ def first_lines(error: Exception, characters: int = 600) -> str:
     """Return the text of a library's exception, shortened."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= characters else f"{text[:characters]} ..."
-
-
-def _save(model: ir.Model, path: Path, weights: Path) -> None:
-    """Serialise `model` to `path`, and its weights to `weights` when they are too large for one file."""
-    import onnx_ir as ir
-
-    total = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
-    try:
-        if total > MAX_SINGLE_FILE_BYTES:
-            # the name is new, so the engine that stands at the target stays whole until it is replaced
-            ir.save(model, path, format="protobuf", external_data=weights.name)
-        else:
-            ir.external_data.load_to_model(model)
-            ir.save(model, path, format="protobuf")
-    except OSError:
-        raise  # of the file, for atomic_write
-    except Exception as error:  # of onnx-ir and protobuf, which share no other base
-        raise BuildError(f"The model cannot be written as ONNX: {error}") from error
-
-
-def _remove_old_weights(target: Path, keep: Path) -> None:
-    """Remove the weights of the engine that `target` was before."""
-    for path in target.parent.glob(f"{glob.escape(target.name)}-{'[0-9a-f]' * 16}.weights"):
-        if path.name != keep.name:
-            try:
-                path.unlink()
-            except OSError as error:
-                raise sink_error(path, error) from error

@@ -9,48 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trtdeploy.cli import model_options
 from trtdeploy.cli.console import Screen, megabytes
 from trtdeploy.cli.engine_text import info_rows, print_passes
 from trtdeploy.cli.options import FilePath, with_screen
 from trtdeploy.cli.outputs import check_outputs
-from trtdeploy.core.errors import UsageError
 
 if TYPE_CHECKING:
     from trtdeploy.api import BuildOptions, BuildReport
-    from trtdeploy.core.types import Precision, SizeRange
 
 
 @click.command("build")
 @click.argument("model", type=FilePath)
 @click.option("-o", "--output", type=FilePath, help="Engine file; default: MODEL.engine beside the model.")
-@click.option("--fp16", is_flag=True, help="16-bit floating point; what that means depends on the backend and is said.")
-@click.option("--int8", is_flag=True, help="8-bit integers.")
-@click.option(
-    "--dynamic",
-    metavar="MIN:OPT:MAX",
-    help="Range of image sizes, snapped up to the stride: 480:640:1080 (square) or 480x640:640x640:1088x1920 (HxW).",
-)
-@click.option("--batch", metavar="N|MIN:OPT:MAX", help="Batch size or range of batch sizes: 4, or 1:4:8.")
-@click.option("--imgsz", metavar="N|HxW", help="One fixed image size: 640, or 480x640.")
-@click.option(
-    "--head",
-    default="auto",
-    metavar="HEAD",
-    show_default=True,
-    help="auto, yolov5, yolov8, yolov10, yolox, rtdetr, nms, or tensors: boxes=NAME,scores=NAME[,format=cxcywh,...].",
-)
-@click.option(
-    "--nms", default="auto", metavar="auto|fixpoint|loop|topk|none", show_default=True, help="NMS in the engine."
-)
-@click.option("--conf", type=float, default=0.25, show_default=True, help="Detections have a score above it.")
-@click.option("--iou", type=float, default=0.7, show_default=True, help="IoU above which the weaker box goes.")
-@click.option("--max-det", type=int, default=300, show_default=True, help="Detections per image at most.")
-@click.option("--nms-candidates", type=int, help="Candidates per image that enter NMS, the best by score.")
-@click.option("--nms-steps", type=int, help="Steps of --nms fixpoint.")
-@click.option("--class-agnostic", is_flag=True, help="Boxes of different classes suppress each other too.")
-@click.option("--multi-label", is_flag=True, help="A box may be detected as several classes.")
-@click.option("--names", type=FilePath, help="Class names: a text file, one per line, or JSON; default: the model's.")
-@click.option("--frames", is_flag=True, help="Letterbox in the engine: frames of any size in, boxes in frame pixels.")
+@model_options.precision
+@model_options.shapes
+@model_options.head(nms="auto")
+@click.option("--surgery/--no-surgery", default=True, help="Canonicalise and fuse attention blocks; on by default.")
 @click.option(
     "--backend", default="auto", metavar="auto|onnxruntime|openvino", show_default=True, help="Builds and runs it."
 )
@@ -74,55 +49,25 @@ def command(screen: Screen, /, model: Path, output: Path | None, **values: Any) 
         print_report(screen, report, options, seconds)
 
 
-def make_options(
-    *,
-    fp16: bool,
-    int8: bool,
-    dynamic: str | None,
-    batch: str | None,
-    imgsz: str | None,
-    head: str,
-    nms: str,
-    conf: float,
-    iou: float,
-    max_det: int,
-    nms_candidates: int | None,
-    nms_steps: int | None,
-    class_agnostic: bool,
-    multi_label: bool,
-    names: Path | None,
-    frames: bool,
-    backend: str,
-    force: bool,
-) -> BuildOptions:
+def make_options(*, backend: str, surgery: bool, force: bool, **values: Any) -> BuildOptions:
     """Turn the command's options into those of the library.
 
     Raises:
         UsageError: A value is wrong, or two options exclude each other.
     """
     from trtdeploy.api import BuildOptions
-    from trtdeploy.cli.names import read_names
-    from trtdeploy.graph.head import HeadOptions, NmsOptions
-    from trtdeploy.graph.shapes import parse_batch
 
+    given = model_options.parse(values)
     return BuildOptions(
-        precision=_precision(fp16=fp16, int8=int8),
-        sizes=_sizes(dynamic, imgsz),
-        batches=parse_batch(batch) if batch is not None else None,
-        frames=frames,
-        head=HeadOptions.parse(head),
-        nms=NmsOptions(
-            method=nms,  # type: ignore[arg-type]  # NmsOptions checks it
-            conf=conf,
-            iou=iou,
-            max_det=max_det,
-            class_agnostic=class_agnostic,
-            multi_label=multi_label,
-            candidates=nms_candidates,
-            steps=nms_steps,
-        ),
-        class_names=read_names(names) if names is not None else None,
+        precision=given.precision,
+        sizes=given.sizes,
+        batches=given.batches,
+        frames=given.frames,
+        head=given.head,
+        nms=given.nms,
+        class_names=given.class_names,
         backend=backend,
+        surgery=surgery,
         force=force,
     )
 
@@ -158,21 +103,3 @@ def print_report(screen: Screen, report: BuildReport, options: BuildOptions, sec
     )
     print_passes(screen, report.reports)
     screen.say(f"\nRun it: trtdeploy infer --engine {shlex.quote(str(report.path))} --video VIDEO --save-video out.mp4")
-
-
-def _precision(*, fp16: bool, int8: bool) -> Precision:
-    from trtdeploy.core.types import Precision
-
-    if fp16 and int8:
-        raise UsageError("--fp16 and --int8 exclude each other. Give one of them.")
-    return Precision.FP16 if fp16 else Precision.INT8 if int8 else Precision.FP32
-
-
-def _sizes(dynamic: str | None, imgsz: str | None) -> SizeRange | None:
-    from trtdeploy.graph.shapes import parse_dynamic, parse_imgsz
-
-    if dynamic is not None and imgsz is not None:
-        raise UsageError("--dynamic and --imgsz exclude each other: a range of sizes, or one size.")
-    if dynamic is not None:
-        return parse_dynamic(dynamic)
-    return parse_imgsz(imgsz) if imgsz is not None else None

@@ -22,6 +22,7 @@ EXTRAS = {
     "export": ({"torch": "torch"}, "torch models to ONNX"),
     "metrics": ({"prometheus_client": "prometheus-client"}, "infer --metrics-port"),
     "openvino": ({"openvino": "openvino"}, "about twice the speed on x86"),
+    "rtx": ({"tensorrt_rtx": "tensorrt-rtx"}, "what NVIDIA's builder makes of a model"),
     "track": ({"trackers": "trackers", "supervision": "supervision"}, "infer --track"),
     "viz": ({"supervision": "supervision"}, "conversion to supervision.Detections"),
 }

@@ -21,6 +21,7 @@ UNEXPECTED = 1
 
 COMMANDS = {
     "build": "Build an engine from an ONNX model.",
+    "optimize": "Find, canonicalise and fuse the attention of an ONNX model.",
     "infer": "Run an engine over videos, cameras and images.",
     "inspect": "Say what is in an engine or an ONNX model.",
     "bench": "Measure an engine on this machine.",

@@ -55,15 +55,16 @@ def describe_model(path: Path) -> dict[str, Any]:
 
 def _head(model: ir.Model) -> dict[str, Any]:
     """Return the head that `build` would recognise, or why it recognises none. Changes `model`."""
+    from trtdeploy.api.passes import Passes
     from trtdeploy.graph.head import AppendHead
-    from trtdeploy.graph.plan import run_passes
     from trtdeploy.graph.prepare import Prepare
 
+    passes = Passes(model, lambda _step: None)
+    passes.run(Prepare(verify=False))
     try:
-        _, reports = run_passes(model, [Prepare(verify=False), AppendHead()])
+        details = passes.run(AppendHead())
     except ModelError as error:
         return {"head": None, "num_classes": None, "head_refusal": str(error)}
-    details = reports[-1].details
     return {"head": details["head"], "num_classes": details["num_classes"], "head_refusal": ""}
 
 

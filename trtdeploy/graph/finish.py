@@ -7,12 +7,11 @@ import onnx_ir as ir
 
 from trtdeploy.core.engine_info import METADATA_KEY
 from trtdeploy.core.errors import ModelError
+from trtdeploy.core.onnx_file import MAX_SINGLE_FILE_BYTES
 from trtdeploy.core.types import PassReport
 from trtdeploy.graph.plan import PassResult
 from trtdeploy.graph.reference import weight_bytes
 
-MAX_EMBEDDED_BYTES = 1_900_000_000
-"""Above, weights go into a file beside the model: a protobuf message ends at 2 GiB."""
 _STALE_KEYS = frozenset({"stride", "imgsz", "batch", "dynamic", "end2end", "args", "channels", "half", "int8"})
 """Exporters' descriptions of a model that the passes have changed; the engine's own metadata replace them."""
 
@@ -48,7 +47,7 @@ def check_model(model: ir.Model) -> None:
     Raises:
         ModelError: The model is not valid. That is a mistake of a pass, not of the user.
     """
-    if weight_bytes(model) > MAX_EMBEDDED_BYTES:
+    if weight_bytes(model) > MAX_SINGLE_FILE_BYTES:
         return  # the checker needs the model as one message
     try:
         onnx.checker.check_model(ir.to_proto(model))

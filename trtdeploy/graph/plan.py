@@ -1,8 +1,7 @@
-"""Graph passes and the plan that runs them in order and reports."""
+"""What a graph pass is, and in which order the stages run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,7 +10,7 @@ from trtdeploy.core.types import PassReport
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-STAGES = ("PREPARE", "CANONICALISE", "FUSE", "SHAPES", "HEAD", "PRECISION", "FRAMES", "FINISH")
+STAGES = ("PREPARE", "SHAPES", "HEAD", "CANONICALISE", "FUSE", "PRECISION", "FRAMES", "FINISH")
 
 
 @dataclass(frozen=True)
@@ -39,24 +38,3 @@ class GraphPass(Protocol):
         Raises:
             ModelError: The pass is necessary for what the user asked, and cannot be done on this model.
         """
-
-
-def run_passes(model: ir.Model, passes: Sequence[GraphPass]) -> tuple[ir.Model, list[PassReport]]:
-    """Run `passes` in the order given, which must follow `STAGES`.
-
-    Returns:
-        The model and one report per pass.
-
-    Raises:
-        ModelError: A pass failed.
-        ValueError: The passes are not in the order of the stages.
-    """
-    stages = [STAGES.index(p.stage) for p in passes]
-    if stages != sorted(stages):
-        raise ValueError(f"Passes are out of order: {[f'{p.stage}/{p.name}' for p in passes]}")
-    reports = []
-    for graph_pass in passes:
-        result = graph_pass.run(model)
-        model = result.model
-        reports.append(result.report)
-    return model, reports

@@ -88,7 +88,8 @@ class AttentionForm:
         if not form.changes:
             return Rewritten(name, (), form.remark)
         self._count += 1
-        emit = Emitter(self._opset, f"attention_{self._count}")
+        scope = name.rpartition("/")[0]
+        emit = Emitter(self._opset, f"{scope}/attention_{self._count}" if scope else f"attention_{self._count}")
         result = _Writer(emit, self._facts, core, form).write()
         output = core.mix.outputs[0]
         target, result = self._place(core, emit, form, result)

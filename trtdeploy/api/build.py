@@ -1,34 +1,28 @@
-"""The Python API: build an engine, open it, inspect it. `trtdeploy.Pipeline` runs it over streams."""
+"""Build an engine from an ONNX model."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trtdeploy import __version__
+from trtdeploy.api.passes import Passes, Progress, check_target
 from trtdeploy.backends import registry
-from trtdeploy.backends.base import Backend, Context, SessionOptions
+from trtdeploy.backends.base import Backend
 from trtdeploy.core.discovery import version_of
 from trtdeploy.core.engine_info import EngineInfo, InputKind, NmsInfo, PassInfo, SourceInfo, TensorInfo
-from trtdeploy.core.errors import EngineError, UsageError
 from trtdeploy.core.preprocess import Preprocess
-from trtdeploy.core.types import BatchRange, Detections, PassReport, Precision, Size, SizeRange
+from trtdeploy.core.types import BatchRange, PassReport, Precision, SizeRange
 from trtdeploy.engine.sniff import read_info
-from trtdeploy.graph.head import AppendHead, HeadOptions, NmsOptions
+from trtdeploy.graph.head import HeadOptions, NmsOptions
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx_ir as ir
-    from numpy.typing import NDArray
 
     from trtdeploy.graph.load import LoadedModel
-
-Progress = Callable[[str], None]
-"""Called with the name of each step of a build as it starts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +39,7 @@ class BuildOptions:
         nms: How candidates become detections.
         class_names: Class names by index; None takes them from the model's metadata.
         backend: `auto` or the name of a backend.
+        surgery: Whether attention blocks are canonicalised and fused.
         force: Replace an existing output.
     """
 
@@ -56,6 +51,7 @@ class BuildOptions:
     nms: NmsOptions = field(default_factory=NmsOptions)
     class_names: tuple[str, ...] | None = None
     backend: str = "auto"
+    surgery: bool = True
     force: bool = False
 
 
@@ -103,7 +99,7 @@ def build(
     step = progress or (lambda _name: None)
     model_path = Path(model)
     target = Path(output) if output is not None else model_path.with_suffix(".engine")
-    _check_target(target, model_path, force=options.force)
+    check_target(target, model_path, force=options.force)
     backend, reason = registry.choose(options.backend)
     step("load")
     loaded = load_model(model_path)
@@ -113,117 +109,31 @@ def build(
     return BuildReport(path=target, info=read_info(target), backend_reason=reason, reports=tuple(reports))
 
 
-def open(engine: str | os.PathLike[str], backend: str | None = None, contexts: int = 1, threads: int = 0) -> Engine:
-    """Open an engine file.
-
-    Args:
-        engine: Path of the engine.
-        backend: Backend that runs it; default: the one that built it.
-        contexts: Execution contexts that will run at the same time.
-        threads: Threads per context, 0 for the library's default.
-
-    Raises:
-        EngineError: The file is not an engine, or the backend refused it.
-        MissingDependencyError: The backend is not installed.
-    """
-    return Engine(Path(engine), backend=backend, options=SessionOptions(contexts=contexts, threads=threads))
-
-
-def inspect(engine: str | os.PathLike[str]) -> EngineInfo:
-    """Return an engine's metadata without loading it.
-
-    Raises:
-        EngineError: The file is not an engine, or its metadata is not valid.
-    """
-    return read_info(Path(engine))
-
-
-class Engine:
-    """An open engine: images in, detections out. A context manager.
-
-    For many images or streams use `trtdeploy.Pipeline`; it keeps every core busy. This class is for one thread.
-    """
-
-    def __init__(self, path: Path, backend: str | None, options: SessionOptions) -> None:
-        self.path = path
-        self.info = read_info(path)
-        self._backend, _ = registry.choose(backend or self.info.backend)
-        self._session = self._backend.open(path, self.info, options)
-        self._context: Context | None = self._session.create_context()
-
-    @property
-    def backend(self) -> Backend:
-        return self._backend
-
-    def infer(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.generic]]:
-        """Run one prepared batch; see `trtdeploy.backends.base.Context.infer`."""
-        if self._context is None:
-            raise EngineError(f"{self.path}: the engine is closed. Open it again with trtdeploy.open().")
-        return self._context.infer(images)
-
-    def detect(self, images: Sequence[NDArray[np.uint8]], size: Size | None = None) -> list[Detections]:
-        """Detect objects in images.
-
-        Args:
-            images: `[H, W, 3]` uint8 BGR each, of any size.
-            size: Network size; default: the engine's optimum.
-
-        Returns:
-            One `Detections` per image, boxes in that image's pixels.
-
-        Raises:
-            EngineError: The engine has raw outputs (`--nms none`), or the size is outside its range.
-        """
-        from trtdeploy.runtime.detect import detect_images
-
-        return detect_images(self.infer, self.info, images, size)
-
-    def close(self) -> None:
-        """Release the engine. Idempotent."""
-        self._context = None
-        self._session.close()
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
 def _optimize(
     loaded: LoadedModel, backend: Backend, options: BuildOptions, step: Progress
 ) -> tuple[ir.Model, EngineInfo, list[PassReport]]:
     """Run the graph passes and put together the engine's metadata."""
     from trtdeploy.graph.finish import Finish
     from trtdeploy.graph.frames import FramesIn
-    from trtdeploy.graph.plan import GraphPass
+    from trtdeploy.graph.head import AppendHead
     from trtdeploy.graph.prepare import Prepare
     from trtdeploy.graph.shapes import SetShapes
 
-    reports: list[PassReport] = []
-    model = loaded.model
-
-    def run(graph_pass: GraphPass) -> dict[str, Any]:
-        nonlocal model
-        step(graph_pass.name)
-        result = graph_pass.run(model)
-        model = result.model
-        reports.append(result.report)
-        return result.report.details
-
-    run(Prepare())
+    passes = Passes(loaded.model, step)
+    passes.run(Prepare())
     # an engine that takes frames letterboxes them to one size of its own, the optimum
     wanted = SizeRange.fixed(options.sizes.opt) if options.frames and options.sizes else options.sizes
     shapes = SetShapes(wanted, options.batches)
-    run(shapes)
+    passes.run(shapes)
     sizes, batches = shapes.sizes, shapes.batches
-    head = run(AppendHead(options.head, options.nms, options.class_names))
+    head = passes.run(AppendHead(options.head, options.nms, options.class_names))
+    if options.surgery:
+        passes.operate(pad=backend.pads_attention)
     preprocess = Preprocess(**head["preprocess"])
     kind: InputKind = "frames" if options.frames else "canvas"
-    run(FramesIn(kind, preprocess, sizes))
-    run(Finish())
+    passes.run(FramesIn(kind, preprocess, sizes))
+    passes.run(Finish())
+    model, reports = passes.model, passes.reports
     info = EngineInfo(
         backend=backend.name,
         precision=options.precision.value,
@@ -268,18 +178,3 @@ def _versions(backend: Backend) -> dict[str, str]:
     versions = {"trtdeploy": __version__, "onnx": version_of("onnx"), "onnx-ir": version_of("onnx-ir")}
     versions[backend.name] = backend.availability().version
     return {name: version for name, version in versions.items() if version}
-
-
-def _check_target(target: Path, model: Path, *, force: bool) -> None:
-    """Check that the engine may be written, before any work is done."""
-    if target.resolve() == model.resolve():
-        raise UsageError(f"The output {target} is the model itself. Give another path with -o.")
-    if target.is_dir():
-        raise UsageError(f"The output {target} is a folder. Give the path of a file with -o.")
-    if target.exists() and not force:
-        raise UsageError(f"The output {target} exists. Use --force to replace it, or -o to write elsewhere.")
-    folder = target.absolute().parent
-    if not folder.is_dir():
-        raise UsageError(f"The folder {folder} of the output {target.name} does not exist. Create it first.")
-    if not os.access(folder, os.W_OK):
-        raise UsageError(f"The folder {folder} of the output {target.name} is not writable. Use -o to write elsewhere.")

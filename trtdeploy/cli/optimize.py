@@ -1,0 +1,114 @@
+"""`trtdeploy optimize`: attention surgery on an ONNX model; the result is ONNX again."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trtdeploy.cli import model_options
+from trtdeploy.cli.console import Screen, megabytes
+from trtdeploy.cli.engine_text import print_passes
+from trtdeploy.cli.options import FilePath, with_screen
+from trtdeploy.cli.outputs import check_outputs
+
+if TYPE_CHECKING:
+    from trtdeploy.api import OptimizeOptions, OptimizeReport
+
+
+@click.command("optimize")
+@click.argument("model", type=FilePath)
+@click.option("-o", "--output", type=FilePath, required=True, help="The optimized ONNX file.")
+@model_options.precision
+@model_options.shapes
+@model_options.head(nms=None)
+@click.option(
+    "--kinds", "kinds_folders", type=FilePath, multiple=True, help="Folder of a kind of your own; repeatable."
+)
+@click.option("--only", multiple=True, metavar="KIND", help="Look for this kind alone; repeatable.")
+@click.option("--pad/--no-pad", default=True, help="Pad attention to the widths that NVIDIA's builder fuses; on.")
+@click.option("--verify/--no-verify", default=True, help="Compare the result with the model in ONNX Runtime; on.")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+@with_screen
+def command(screen: Screen, /, model: Path, output: Path, **values: Any) -> None:
+    """Find, canonicalise and fuse the attention of an ONNX model.
+
+    Every block that is found becomes one node with a function body.
+
+    Inputs, outputs and precision stay the model's own, unless options say otherwise.
+
+    \b
+    trtdeploy optimize model.onnx -o optimized.onnx
+    trtdeploy optimize model.onnx -o optimized.onnx --fp16 --nms auto --frames --imgsz 640
+    """
+    from trtdeploy import api
+
+    options = make_options(**values)
+    check_outputs([("-o", output)], [model], force=options.force, makes_folders=False)
+    screen.note(f"Optimizing {model}")
+    started_s = time.monotonic()
+    with screen.steps() as step:
+        report = api.optimize(model, output, options, step)
+    seconds = time.monotonic() - started_s
+    screen.document({**report.to_dict(), "seconds": round(seconds, 3)})
+    if not screen.as_json:
+        print_report(screen, report, seconds)
+
+
+def make_options(
+    *,
+    nms: str | None,
+    kinds_folders: tuple[Path, ...],
+    only: tuple[str, ...],
+    pad: bool,
+    verify: bool,
+    force: bool,
+    **values: Any,
+) -> OptimizeOptions:
+    """Turn the command's options into those of the library.
+
+    Raises:
+        UsageError: A value is wrong, or two options exclude each other.
+    """
+    from trtdeploy.api import OptimizeOptions
+    from trtdeploy.attention import catalogue
+
+    for folder in kinds_folders:
+        catalogue.add(folder)
+    given = model_options.parse({**values, "nms": nms})
+    return OptimizeOptions(
+        precision=given.precision,
+        sizes=given.sizes,
+        batches=given.batches,
+        nms=given.nms if nms is not None else None,
+        head=given.head,
+        class_names=given.class_names,
+        frames=given.frames,
+        kinds=[catalogue.kind(name) for name in only] if only else None,
+        pad=pad,
+        verify=verify,
+        force=force,
+    )
+
+
+def print_report(screen: Screen, report: OptimizeReport, seconds: float) -> None:
+    """Print the blocks that were found, and what the passes did and declined."""
+    size = megabytes(report.path.stat().st_size)
+    screen.fields(
+        [
+            ("model", f"{report.path} ({size}, {seconds:.1f} s)"),
+            ("nodes", f"{report.nodes_before} -> {report.nodes_after}"),
+            ("attention", f"{sum(b['fused'] for b in report.blocks)} blocks fused, {len(report.blocks)} found"),
+        ]
+    )
+    if report.blocks:
+        screen.say()
+        rows = [
+            (b["title"], b["place"], b.get("op_type") or f"left alone: {b['reason'] or 'no kind of the catalogue'}")
+            for b in report.blocks
+        ]
+        screen.table(("attention", "place", "result"), rows)
+        screen.say()
+    print_passes(screen, report.reports)
