@@ -7,33 +7,36 @@ import math
 from trtdeploy.attention.pattern import Found, P, Pattern, Rule
 
 
-def attended(x: Pattern) -> Pattern:
+def attended(x: Pattern, core: str = "core") -> Pattern:
     """Return attention of all positions of a map to each other, its term under the name `core`."""
-    return P.sdpa(*P.projections(x), over="HW", partial=False, bias=False).named("core")
+    return P.sdpa(*P.projections(x), over="HW", partial=False, bias=False).named(core)
 
 
-def sagan(x: Pattern) -> Pattern:
+def sagan(x: Pattern, core: str = "core") -> Pattern:
     """Return the block: attention times a learned factor, and the input."""
-    return P.affine(attended(x)) + x
+    return P.affine(attended(x, core)) + x
 
 
-def has_own_temperature(found: Found) -> bool:
+def refusal(found: Found, core: str = "core") -> str:
+    """Return why the attention is not one of a single head with usual logits, or an empty string."""
+    return (
+        "its logits have a temperature of their own"
+        if has_own_temperature(found, core)
+        else refusal_of_heads(found, core)
+    )
+
+
+def has_own_temperature(found: Found, core: str = "core") -> bool:
     """Return whether the logits have a factor that is not the usual one of their width."""
-    scale, width = found.attr("core", "scale"), found.attr("core", "width")
+    scale, width = found.attr(core, "scale"), found.attr(core, "width")
     usual = [1.0] if width is None else [1.0, width**-0.5]
     return scale is not None and not any(math.isclose(scale, number, rel_tol=1e-3) for number in usual)
 
 
-def refusal_of_heads(found: Found) -> str:
+def refusal_of_heads(found: Found, core: str = "core") -> str:
     """Return why the attention is not one of a single head, or an empty string."""
-    heads = found.attr("core", "heads")
+    heads = found.attr(core, "heads")
     return "" if heads == 1 else f"it has {heads or 'several'} heads"
 
 
-def _check(found: Found) -> str:
-    if has_own_temperature(found):
-        return "its logits have a temperature of their own"
-    return refusal_of_heads(found)
-
-
-RULES = (Rule(pattern=sagan(P.input()), check=_check),)
+RULES = (Rule(pattern=sagan(P.input()), check=refusal),)

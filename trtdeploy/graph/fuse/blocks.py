@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from trtdeploy.attention.kind import AttentionKind
 from trtdeploy.attention.pattern import Pattern, Rule
-from trtdeploy.graph.fuse.match import Match, match_all
+from trtdeploy.graph.fuse.match import Match, match_at
 from trtdeploy.graph.fuse.region import Refusal, Region, region_of
 from trtdeploy.graph.view.terms import Term, Terms
 
@@ -69,9 +69,8 @@ def _candidates(terms: Terms, kinds: Iterable[AttentionKind], order: dict[ir.Nod
                 by_op.setdefault(op, []).append((kind, rule))
     for term in terms.all:
         for kind, rule in by_op.get(term.op, ()):
-            for match in match_all(rule.roots, term, terms):
-                if rule.check is not None and rule.check(match):
-                    continue
+            match = match_at(rule.roots, term, terms, rule.check)
+            if match is not None:
                 inputs = list(dict.fromkeys(t.value for _, t in match.inputs))
                 region = region_of(inputs, [root.value for root in match.roots], terms.facts, order)
                 yield Block(kind, rule, match, region, _place(region, term))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,13 +46,17 @@ class Match:
         return next((term for p, term in self.bindings.items() if p.name == name), None)
 
 
-def match_all(patterns: Sequence[Pattern], term: Term, terms: Terms) -> Iterator[Match]:
-    """Yield how `patterns` fit, the first of them at `term`; at most one match for a choice of output terms."""
+def match_at(
+    patterns: Sequence[Pattern], term: Term, terms: Terms, refusal: Callable[[Match], str] | None
+) -> Match | None:
+    """Return how `patterns` fit, the first of them at `term`: the first way to which `refusal` does not object."""
     search = _Search()
     for bindings in search.fit(patterns[0], term, {}):
-        for roots, bound in search.others(patterns[1:], terms, bindings):
-            yield Match((term, *roots), bound, terms)
-            return
+        for roots, bound in search.others(patterns[1:], terms, bindings, (term,)):
+            match = Match(roots, bound, terms)
+            if refusal is None or not refusal(match):
+                return match
+    return None
 
 
 class _Search:
@@ -62,16 +66,16 @@ class _Search:
         self._steps = 0
 
     def others(
-        self, patterns: Sequence[Pattern], terms: Terms, bound: Bindings
+        self, patterns: Sequence[Pattern], terms: Terms, bound: Bindings, roots: tuple[Term, ...]
     ) -> Iterator[tuple[tuple[Term, ...], Bindings]]:
-        """Yield terms anywhere in the graph that the remaining outputs' patterns fit, given what is bound."""
+        """Yield `roots` and terms anywhere in the graph that the remaining outputs' patterns fit, all different."""
         if not patterns:
-            yield (), bound
+            yield roots, bound
             return
         for term in terms.all:
-            for found in self.fit(patterns[0], term, bound):
-                for roots, rest in self.others(patterns[1:], terms, found):
-                    yield (term, *roots), rest
+            if term not in roots:
+                for found in self.fit(patterns[0], term, bound):
+                    yield from self.others(patterns[1:], terms, found, (*roots, term))
 
     def fit(self, pattern: Pattern, term: Term, bound: Bindings) -> Iterator[Bindings]:
         """Yield every way in which `pattern` fits `term`, given what is bound."""

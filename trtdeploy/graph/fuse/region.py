@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -82,7 +82,7 @@ def region_of(
             nodes[node] = None
             todo.extend(reversed([v for v in [*node.inputs, *captured(node)] if v is not None]))
     ordered = tuple(sorted(nodes, key=order.__getitem__))
-    refusal = _escapes(nodes, set(outputs), facts)
+    refusal = _escapes(nodes, set(outputs), facts) or _returns(nodes, inputs, outputs)
     if refusal is not None:
         return refusal
     used = [v for node in ordered for v in [*node.inputs, *captured(node)] if v in weights]
@@ -124,6 +124,22 @@ def _escapes(nodes: dict[ir.Node, None], outputs: set[ir.Value], facts: GraphFac
                         f"its inner tensor {value.name!r} is also used by node {user.name!r} ({user.op_type}) outside",
                         node.name or "",
                     )
+    return None
+
+
+def _returns(nodes: Collection[ir.Node], inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> Refusal | None:
+    """Return a refusal if an input is computed from an output: as one node, the block would wait for itself."""
+    border, seen = set(inputs), set(nodes)
+    todo = list(outputs) if len(outputs) > 1 else []
+    while todo:
+        value = todo.pop()
+        for user in value.consumers():
+            if user in seen:
+                continue
+            seen.add(user)
+            if border & set(user.outputs):
+                return Refusal(f"its input {user.outputs[0].name!r} depends on its output", user.name or "")
+            todo += user.outputs
     return None
 
 
