@@ -9,9 +9,9 @@ import onnx_ir as ir
 
 
 def recognise(node: ir.Node) -> tuple[str, ir.Value] | None:
-    """Return the activation that ends in `node` (`hardswish`, `gelu`, `softmax`) and its operand, or None."""
+    """Return the activation that ends in `node` (hard swish or sigmoid, GELU, softmax) and its operand, or None."""
     if node.op_type == "Div":
-        return _softmax(node) or _hard_swish(node)
+        return _softmax(node) or _hard_swish(node) or _hard_sigmoid(node)
     if node.op_type == "Mul":
         return _hard_swish(node) or _gelu(node)
     return None
@@ -66,6 +66,23 @@ def _hard_swish(node: ir.Node) -> tuple[str, ir.Value] | None:
             assert x is not None
             return "hardswish", x
     return None
+
+
+def _hard_sigmoid(node: ir.Node) -> tuple[str, ir.Value] | None:
+    """Match `clip(x + 3, 0, 6) / 6`."""
+    clip = _producer(node.inputs[0], "Clip")
+    if (
+        clip is None
+        or len(clip.inputs) < 3
+        or not _is_number(clip.inputs[1], 0.0)
+        or not _is_number(clip.inputs[2], 6.0)
+    ):
+        return None
+    shifted = _producer(clip.inputs[0], "Add")
+    if shifted is None or not _is_number(node.inputs[1], 6.0):
+        return None
+    rest = [v for v in shifted.inputs if v is not None and not _is_number(v, 3.0)]
+    return ("hardsigmoid", rest[0]) if len(rest) == 1 else None
 
 
 def _gelu(node: ir.Node) -> tuple[str, ir.Value] | None:
