@@ -116,6 +116,7 @@ def _optimize(
     from trtdeploy.graph.finish import Finish
     from trtdeploy.graph.frames import FramesIn
     from trtdeploy.graph.head import AppendHead
+    from trtdeploy.graph.inline import InlineAttention
     from trtdeploy.graph.prepare import Prepare
     from trtdeploy.graph.shapes import SetShapes
 
@@ -128,7 +129,9 @@ def _optimize(
     sizes, batches = shapes.sizes, shapes.batches
     head = passes.run(AppendHead(options.head, options.nms, options.class_names))
     if options.surgery:
-        passes.operate(pad=backend.pads_attention)
+        passes.operate(pad=backend.fuses_attention)
+        if not backend.fuses_attention:
+            passes.run(InlineAttention(backend.name))
     preprocess = Preprocess(**head["preprocess"])
     kind: InputKind = "frames" if options.frames else "canvas"
     passes.run(FramesIn(kind, preprocess, sizes))

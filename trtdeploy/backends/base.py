@@ -90,11 +90,12 @@ class Backend(Protocol):
 
     Attributes:
         name: The name on the command line.
-        pads_attention: Whether its builder fuses attention only in padded widths; on a CPU they would cost time.
+        fuses_attention: Whether its builder takes attention blocks as nodes, and fuses attention of padded widths. For
+            others the nodes are inlined, and zeros would only cost time.
     """
 
     name: str
-    pads_attention: bool
+    fuses_attention: bool
 
     def availability(self) -> Availability:
         """Return whether the backend is usable here. Imports nothing heavy, never raises."""

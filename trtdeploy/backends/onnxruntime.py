@@ -31,7 +31,7 @@ class OnnxRuntimeBackend:
     """Builds and runs engines that are ONNX files, with ONNX Runtime's CPU provider."""
 
     name = "onnxruntime"
-    pads_attention = False
+    fuses_attention = False
 
     def availability(self) -> Availability:
         """Return whether ONNX Runtime is installed, without importing it."""

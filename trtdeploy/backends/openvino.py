@@ -29,7 +29,7 @@ class OpenVinoBackend:
     """Builds and runs engines that are ONNX files, with OpenVINO's CPU plugin."""
 
     name = "openvino"
-    pads_attention = False
+    fuses_attention = False
 
     def availability(self) -> Availability:
         """Return whether OpenVINO is installed, without importing it."""

@@ -6,9 +6,32 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from trtdeploy.core.errors import ModelError
+from trtdeploy.core.types import PassReport
+from trtdeploy.graph.plan import PassResult
 
 _MAX_NODES = 500_000
 """Nodes after inlining. Functions that call functions can multiply beyond any memory."""
+
+
+class InlineAttention:
+    """Replaces the nodes of fused attention by their bodies, for backends that make nothing of the nodes.
+
+    Args:
+        backend: Name of the backend, for the report.
+    """
+
+    name = "inline-attention"
+    stage = "FUSE"
+
+    def __init__(self, backend: str) -> None:
+        self._backend = backend
+
+    def run(self, model: ir.Model) -> PassResult:
+        """Inline every function."""
+        count = sum(node.op_identifier() in model.functions for node in model.graph)
+        inline_functions(model)
+        changes = (f"{count} attention nodes inlined: {self._backend} has no kernels for them",) if count else ()
+        return PassResult(model, bool(count), PassReport(name=self.name, stage=self.stage, changes=changes))
 
 
 def inline_functions(model: ir.Model) -> None:
