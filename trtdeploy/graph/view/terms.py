@@ -335,12 +335,12 @@ class Terms:
     def _affine(
         self, node: ir.Node, source: ir.Value | None, *, scale: float | None = None, shift: float | None = None
     ) -> None:
-        """Make a constant factor or summand part of its operand's term."""
+        """Make a constant factor or summand part of its operand's term, unless others use the operand without it."""
         assert source is not None
         base = self.of(source)
         self._join_tags(node)
         output = node.outputs[0]
-        if base.op in _WEIGHTED:
+        if base.op in _WEIGHTED and not (_is_shared(source) or _is_shared(base.value)):
             self._new(base.op, base.args, output, **base.attrs)
         elif base.op == "affine":
             steps = [*base.attrs["steps"], (scale, shift)]
@@ -510,6 +510,11 @@ def _scalar(tensor: ir.TensorProtocol | None) -> float | None:
     if tensor is None or tensor.size != 1 or tensor.dtype not in {*_FLOATS, ir.DataType.INT64, ir.DataType.INT32}:
         return None
     return float(np.asarray(tensor.numpy(), np.float64).reshape(-1)[0])
+
+
+def _is_shared(value: ir.Value) -> bool:
+    """Return whether more than one node uses the data of `value`."""
+    return sum(user.op_type not in {"Shape", "Size"} for user in value.consumers()) > 1
 
 
 def _has_unit_steps(node: ir.Node) -> bool:
