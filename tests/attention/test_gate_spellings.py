@@ -40,6 +40,7 @@ class NearMiss(nn.Module):
         self.which = which
         self.first = nn.Conv2d(CHANNELS, 4, 1)
         self.second = nn.Conv2d(4, CHANNELS, 1)
+        self.confidence = nn.Conv2d(4, 1, 1)
         self.wide = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
         self.pooled = nn.Conv2d(2, 1, 7, padding=3)
         self.line = nn.Conv1d(1, 1, 3, padding=1)
@@ -66,6 +67,12 @@ class NearMiss(nn.Module):
     def gate_of_another_map(self, x: Tensor) -> Tensor:
         other = self.wide(x)
         return x * self.second(self.first(other.mean((2, 3), keepdim=True)).relu()).sigmoid()
+
+    def gate_of_the_whole_image(self, x: Tensor) -> Tensor:
+        return x * self.second(self.first(x.mean((2, 3), keepdim=True)).relu()).sum(1, keepdim=True).sigmoid()
+
+    def confidence_of_the_image(self, x: Tensor) -> Tensor:
+        return x * self.confidence(self.first(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
 
     def squeeze_along_one_axis(self, x: Tensor) -> Tensor:
         return x * self.second(self.first(x.mean(3, keepdim=True)).relu()).sigmoid()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from trtdeploy.attention.pattern import P, Pattern, Rule
+import math
+
+from trtdeploy.attention.pattern import Found, P, Pattern, Rule
 
 
 def excitation(x: Pattern) -> Pattern:
@@ -15,5 +17,16 @@ def _mean(x: Pattern) -> Pattern:
     return P.either(P.mean(x, "HW"), P.mean(P.mean(x, "W"), "H"), P.mean(P.mean(x, "H"), "W"))
 
 
+def _check(found: Found) -> str:
+    """Refuse a gate of one number for the whole image, such as a confidence."""
+    gate, features = found.sizes("logits"), found.sizes("x")
+    if gate is None or features is None:
+        return ""
+    known = [size[0] for size in gate[1:] if size is not None]
+    if len(known) < len(gate) - 1 or math.prod(known) in [size[0] for size in features[1:] if size is not None]:
+        return ""
+    return f"its gate has {math.prod(known)} numbers for an image, not one for a channel"
+
+
 _x = P.input()
-RULES = (Rule(pattern=_x * P.gate(excitation(_mean(_x)))),)
+RULES = (Rule(pattern=_x * P.gate(excitation(_mean(_x)).named("logits")), check=_check),)
