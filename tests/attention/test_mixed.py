@@ -111,10 +111,28 @@ class Halves(nn.Module):
         return x + self.fuse((self.channel(x) + self.spatial(x)) / 2)
 
 
+class BehindConvolution(nn.Module):
+    """A block that adds its scaled input, right behind a convolution without activation."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, channels, 3, padding=1)
+        self.block = make(catalogue.kind("enhanced_serial"), Case(channels=channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.block(self.convolution(x))
+        return out
+
+
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(ListMixed, "advanced_parallel"), (SplitMixed, "weight_head"), (Halves, "static_weight")],
-    ids=["written-as-lists", "linear-layers-and-split", "factored-halves"],
+    [
+        (ListMixed, "advanced_parallel"),
+        (SplitMixed, "weight_head"),
+        (Halves, "static_weight"),
+        (BehindConvolution, "enhanced_serial"),
+    ],
+    ids=["written-as-lists", "linear-layers-and-split", "factored-halves", "behind-a-bare-convolution"],
 )
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
 def test_other_ways_of_writing_are_found(

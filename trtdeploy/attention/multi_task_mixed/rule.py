@@ -18,7 +18,7 @@ def _branch(z: Pattern) -> Pattern:
 def _classification(z: Pattern) -> Pattern:
     """Return the pattern of channel attention on one vector, whose pools have nothing to pool."""
     vector = P.act(P.linear(mean(z)))
-    pools = [P.maybe(lambda x, name=name: P.op(name, x), vector) for name in ("mean", "max")]
+    pools = [P.either(P.op(name, vector), vector) for name in ("mean", "max")]
     return vector * P.gate(mlp(pools[0], hidden=1) + mlp(pools[1], hidden=1))
 
 
