@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from onnx_ir.passes.common import InlinePass
 
 from trtdeploy.attention.kind import AttentionKind, Case
-from trtdeploy.graph.fuse import FuseAttention
+from trtdeploy.backends.rtx_probe import BuildFacts, ShapeRange, probe_build
 from trtdeploy.graph.load import load_model
+from trtdeploy.graph.precision.fp16 import ToFp16
 from trtdeploy.graph.prepare import Prepare
+from trtdeploy.graph.surgery import operate
+from trtdeploy.graph.view.sdpa import find_core
+from trtdeploy.scenes.circuit_boards import CircuitBoardScene
 
 EXPORTERS = ("dynamo", "torchscript")
 ODD = ((1, 7, 5), (2, 13, 9), (1, 1, 3))
@@ -56,6 +63,57 @@ def images(case: Case, shape: tuple[int, int, int], seed: int = 1) -> tuple[torc
     )
 
 
+@functools.cache
+def _board() -> NDArray[np.uint8]:
+    image, _boxes, _classes = CircuitBoardScene(3, width=256, height=256).frame(0)
+    return image
+
+
+def drawn(case: Case) -> tuple[torch.Tensor, ...]:
+    """Return maps whose channels are those of a drawn circuit board, shrunk and scaled: smooth parts, edges, spots."""
+    maps = []
+    for empty in images(case, (1, 9, 8)):
+        _, channels, height, width = empty.shape
+        small = cv2.resize(_board(), (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+        planes = torch.from_numpy(small).permute(2, 0, 1)
+        gains = torch.linspace(-3, 3, channels).view(-1, 1, 1)
+        one = planes[torch.arange(channels) % 3] * gains
+        maps.append(torch.stack([one, one.flip(2)]))
+    return tuple(maps)
+
+
+def build(model: onnx.ModelProto, case: Case) -> BuildFacts | str:
+    """Build a fused graph with TensorRT-RTX in FP32 and FP16, fixed and dynamic; return the last, or what it says."""
+    ranges: dict[str, ShapeRange] = {}
+    fixed: dict[str, ShapeRange] = {}
+    for value, example in zip(model.graph.input, images(case, (1, 1, 1)), strict=True):
+        _, channels, height, width = example.shape
+
+        def shape(batch: int, sides: int, c: int = channels, h: int = height, w: int = width) -> tuple[int, ...]:
+            return (batch, c, h * sides, w * sides)
+
+        ranges[value.name] = (shape(1, 8), shape(2, 16), shape(4, 32))
+        fixed[value.name] = (shape(2, 16),) * 3
+    facts: BuildFacts | None = None
+    for precision in ("FP32", "FP16"):
+        typed = ir.from_proto(model)
+        if precision == "FP16":
+            typed = ToFp16().run(typed).model
+        for profile, kind in ((fixed, "fixed"), (ranges, "dynamic")):
+            facts = probe_build(ir.to_proto(typed).SerializeToString(), profile)
+            if facts.refused:
+                return f"{precision}, {kind}: {facts.refused[0]}".replace("|", "/").replace("\n", " ")[:200]
+    assert facts is not None
+    return facts
+
+
+def softmax_attentions(model: onnx.ModelProto) -> int:
+    """Return how many dot-product attentions a graph has, those in function bodies too."""
+    whole = ir.from_proto(model)
+    InlinePass()(whole)
+    return sum(node.op_type == "MatMul" and find_core(node) is not None for node in whole.graph)
+
+
 def module_gap(kind: AttentionKind, case: Case) -> float:
     """Return the largest difference of module and naive reference, relative to the output's magnitude."""
     module = make(kind, case)
@@ -88,13 +146,19 @@ class Between(torch.nn.Module):
         return tuple(conv(m) for conv, m in zip(self.after, outputs, strict=True))
 
 
+def between(module: torch.nn.Module, case: Case) -> torch.nn.Module:
+    """Return the module between convolutions."""
+    torch.manual_seed(2)
+    return Between(module, case.channels if isinstance(case.channels, tuple) else (case.channels,)).eval()
+
+
 def export(
     kind: AttentionKind, case: Case, exporter: str, path: Path, opset: int = 18, *, inside: bool = False
 ) -> Path:
     """Export the kind's module, alone or between convolutions, with a stock exporter of torch; all sizes dynamic."""
     module = make(kind, case)
     if inside:
-        module = Between(module, case.channels if isinstance(case.channels, tuple) else (case.channels,)).eval()
+        module = between(module, case)
     example = images(case, TRACED)
     dynamic = _dynamic(example, case)
     inputs = [f"x{i}" for i in range(len(example))]
@@ -115,9 +179,15 @@ def export(
     return path
 
 
-def export_gap(kind: AttentionKind, case: Case, path: Path) -> float:
+def exported(kind: AttentionKind, case: Case, exporter: str, folder: Path) -> Path:
+    """Return the exported graph of the module between convolutions, made once per folder."""
+    path = folder / f"{kind.name}-{kind.cases.index(case)}-{exporter}.onnx"
+    return path if path.exists() else export(kind, case, exporter, path, inside=True)
+
+
+def export_gap(kind: AttentionKind, case: Case, path: Path, *, inside: bool = False) -> float:
     """Return the largest absolute difference of ONNX Runtime and torch at shapes that were not traced."""
-    module = make(kind, case)
+    module = between(make(kind, case), case) if inside else make(kind, case)
     session = session_of(path)
     worst = 0.0
     for shape in RUN:
@@ -153,13 +223,14 @@ class Surgery:
 def surgery(path: Path, case: Case) -> Surgery:
     """Prepare, canonicalise and fuse a graph with all kinds, and compare ONNX Runtime before and after."""
     model = Prepare(verify=False).run(load_model(path).model).model
-    report = FuseAttention().run(model).report
+    model, reports = operate(model, verify=False)
+    report = reports[-1]
     proto = ir.to_proto(model)
     onnx.checker.check_model(proto)
     before, after = session_of(path), session_of(proto.SerializeToString())
     worst = 0.0
-    for shape in RUN:
-        feeds = {given.name: m.numpy() for given, m in zip(before.get_inputs(), images(case, shape), strict=True)}
+    for maps in [*(images(case, shape) for shape in RUN), drawn(case)]:
+        feeds = {given.name: m.numpy() for given, m in zip(before.get_inputs(), maps, strict=True)}
         for wanted, got in zip(before.run(None, feeds), after.run(None, feeds), strict=True):
             worst = max(worst, gap(wanted, got))
     blocks = report.details["blocks"]

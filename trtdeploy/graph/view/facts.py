@@ -61,18 +61,16 @@ class GraphFacts:
             _visit(self._probes, node)
 
     def _best(self) -> Probes:
-        """Return the probes at the first sizes that every node accepts, else at those that most accept."""
+        """Return the probes at the first sizes that every node accepts, else at the last."""
         inputs = [v for v in self._model.graph.inputs if v.name not in self._model.graph.initializers]
-        best: tuple[int, Probes] | None = None
-        for sizes in (_ODD, *([(h * m, w * m) for h, w in _EVEN] for m in _MULTIPLES)):
+        tried = [_ODD, *([(h * m, w * m) for h, w in _EVEN] for m in _MULTIPLES)]
+        for sizes in tried:
             probes = _start(self._model, inputs, [Probe(b, h, w) for b, (h, w) in zip(_BATCHES, sizes, strict=True)])
-            misfits = sum(not _visit(probes, node) for node in self._model.graph)
-            if best is None or misfits < best[0]:
-                best = misfits, probes
-            if not misfits or not any(probes.varies(dim) for v in inputs for dim in _dims(probes, v)):
+            is_fixed = not any(probes.varies(dim) for v in inputs for dim in _dims(probes, v))
+            may_stop = sizes is not tried[-1] and not is_fixed
+            if all(_visit(probes, node) or not may_stop for node in self._model.graph):
                 break
-        assert best is not None
-        return best[1]
+        return probes
 
 
 def _dims(probes: Probes, value: ir.Value) -> list[Vec | None]:

@@ -214,6 +214,10 @@ class Terms:
             self._same(node)
             return
         cut = [i for i, (a, b) in enumerate(zip(before or [], after or [], strict=False)) if a != b]
+        base = self.of(source)
+        if base.op == "sdpa" and base.attrs.get("padded") and cut == [len(tags) - 1]:
+            self._same(node)
+            return
         over = tags[cut[0]] if cut and len(tags) > cut[0] else axes.NONE
         start = _scalar(node.inputs[1].const_value) if len(node.inputs) > 1 and node.inputs[1] is not None else None
         self._tags[output] = tags
@@ -291,7 +295,10 @@ class Terms:
         scores = self.tags(core.softmax.outputs[0])
         keys = scores[core.key_axis] if scores else axes.NONE
         leading = frozenset().union(*scores[:-2]) if scores else axes.NONE
-        # queries, keys and values are often scaled; a factor is part of the attention's own scale
+        # zeros beside them change no product, but for columns of the result that are cut off again
+        padded = value.op == "pad"
+        query, key, value = (_unpadded(t) for t in (query, key, value))
+        # queries and keys are often scaled; a factor is part of the attention's own scale
         args = [_unscaled(query), _unscaled(key), value]
         bias = [self.of(v) for v in core.biases]
         self._new(
@@ -302,6 +309,7 @@ class Terms:
             partial=bool(leading & {"H", "W"}),
             bias=bool(bias),
             core=core,
+            padded=padded,
             **numbers_of(core, self.facts, scores[:-2], [*_factors(query), *_factors(key)]),
         )
 
@@ -485,7 +493,7 @@ class Terms:
             self._same(node)
             return
         self._tags[node.outputs[0]] = self.tags(source)
-        self._new("pad", (self.of(source),), node.outputs[0])
+        self._new("pad", (self.of(source),), node.outputs[0], zeros=_pads_zeros(node))
 
 
 def _letters(tag: Tag) -> str:
@@ -499,6 +507,16 @@ def _last(tags: Sequence[Tag]) -> Tag:
 def _factors(term: Term) -> list[float | None]:
     """Return the factors that `_unscaled` takes away."""
     return [scale for scale, _ in term.attrs["steps"]] if _unscaled(term) is not term else []
+
+
+def _pads_zeros(node: ir.Node) -> bool:
+    value = node.inputs[2] if len(node.inputs) > 2 else None
+    mode = node.attributes["mode"].as_string() if "mode" in node.attributes else "constant"
+    return mode == "constant" and (value is None or _scalar(value.const_value) == 0)
+
+
+def _unpadded(term: Term) -> Term:
+    return term.args[0] if term.op == "pad" and term.attrs["zeros"] else term
 
 
 def _unscaled(term: Term) -> Term:
