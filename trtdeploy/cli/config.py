@@ -23,8 +23,8 @@ _NOT_IN_CONFIG = {"config", "help"}
 def apply_config(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
     """Make the options in the file at `path` the defaults of the command; what the command line says goes first.
 
-    The file has one table for each command, `[build]`, `[infer]`, and in it the long names of the options. Values are
-    checked by the same code as the command line's.
+    The file has one table for each command, `[build]`, `[infer]`, `[export.yolo]`, and in it the long names of the
+    options. Values are checked by the same code as the command line's.
 
     Raises:
         UsageError: The file cannot be read, is not TOML, or names a command or an option that does not exist.
@@ -32,15 +32,20 @@ def apply_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     if path is None:
         return
     group = ctx.find_root()
+    names = ctx.command_path.split()[1:] or [ctx.command.name or ""]
     commands = group.command.list_commands(group) if isinstance(group.command, click.Group) else []
-    table = read_table(path, ctx.command.name or "", commands)
+    table = read_table(path, names[0], commands)
+    for name in names[1:]:
+        table = table.get(name, {})
+        if not isinstance(table, dict):
+            raise UsageError(f"{path}: '{name}' in [{names[0]}] is {table!r}. Expected a table [{'.'.join(names)}].")
     options = {_key(param): param for param in ctx.command.params if param.name not in _NOT_IN_CONFIG}
     defaults: dict[str, Any] = {}
     for name, value in table.items():
         param = options.get(name.replace("_", "-"))
         if param is None or param.name is None:
             known = ", ".join(sorted(options))
-            raise UsageError(f"{path}: [{ctx.command.name}] has no option '{name}'. Options: {known}.")
+            raise UsageError(f"{path}: [{'.'.join(names)}] has no option '{name}'. Options: {known}.")
         defaults[param.name] = _checked(path, name, param, value)
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
 

@@ -20,6 +20,7 @@ BROKEN_PIPE = 141
 UNEXPECTED = 1
 
 COMMANDS = {
+    "export": "Export a torch model to ONNX, checked against torch.",
     "build": "Build an engine from an ONNX model.",
     "optimize": "Find, canonicalise and fuse the attention of an ONNX model.",
     "infer": "Run an engine over videos, cameras and images.",

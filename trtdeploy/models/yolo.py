@@ -105,6 +105,7 @@ class YOLO(nn.Module):
         self.out4 = nn.Sequential(SplitStage(w[2] + w[3], w[3]), _attention(options.attention, w[3]))
         self.shrink4 = ConvNormAct(w[3], w[3], 3, 2)
         self.out5 = nn.Sequential(SplitStage(w[3] + w[4], w[4]), _attention(options.attention, w[4]))
+        self.levels = Levels()
         self.heads = nn.ModuleList(
             Head(channels, options.head_width, options.class_count, options.bins) for channels in w[2:]
         )
@@ -126,7 +127,11 @@ class YOLO(nn.Module):
         n3 = self.out3(torch.cat([self.up(n4), p3], dim=1))
         n4 = self.out4(torch.cat([self.shrink3(n3), n4], dim=1))
         n5 = self.out5(torch.cat([self.shrink4(n4), p5], dim=1))
-        return [head(level) for head, level in zip(self.heads, (n3, n4, n5), strict=True)]
+        return [head(level) for head, level in zip(self.heads, self.levels((n3, n4, n5)), strict=True)]
+
+    def places(self) -> dict[str, list[str]]:
+        """Return the module paths that `insert` means by `backbone`, `neck` and `head`."""
+        return {"backbone": ["stage5"], "neck": ["out3", "out4", "out5"], "head": ["levels"]}
 
     def forward(self, images: Tensor) -> Tensor:
         """Detect objects.
@@ -139,6 +144,14 @@ class YOLO(nn.Module):
             scores; N counts the cells of all strides, row by row, stride 8 first.
         """
         return decode(self.maps(images), self.options.bins)
+
+
+class Levels(nn.Module):
+    """Return the maps that the heads take: where attention over all of them goes."""
+
+    def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the maps as they are."""
+        return maps
 
 
 class Head(nn.Module):
