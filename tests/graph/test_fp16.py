@@ -397,7 +397,7 @@ def energy_function(name: str = "Energy") -> onnx.FunctionProto:
 
 
 def calling(functions: list[onnx.FunctionProto], steps: list[onnx.NodeProto]) -> onnx.ModelProto:
-    constants = {"w": (rng.standard_normal((3, 3, 1, 1))).astype(np.float32)}
+    constants = {"w": rng.standard_normal((3, 3, 1, 1)).astype(np.float32), "eps": np.float32(1e-12)}
     return model(steps, [X], [value("y", shape=["b", 3, "h", "w"])], constants, functions=functions)
 
 
@@ -438,6 +438,43 @@ def test_nested_functions_become_half_together() -> None:
     constants = [n for f in converted.functions for n in f.node if n.op_type == "Constant"]
     assert [n.attribute[0].t.data_type for n in constants] == [HALF]
     assert not [n for f in converted.functions for n in f.node if n.op_type == "Cast"]
+
+
+def test_constant_that_half_cannot_hold_reaches_a_function_in_fp32() -> None:
+    inner = function("Inner", "a eps", "z", [node("Abs", "a", "b"), node("Add", "b eps", "d"), node("Div", "a d", "z")])
+    outer = function("Outer", "p e", "r", [call("Inner", "p e", "r")])
+    proto = calling([inner, outer], [call("Outer", "x eps", "y")])
+    converted, _ = half(proto)
+    x = np.array([0, 2, -3], np.float32).reshape(1, 3, 1, 1)
+    for result in (in_halves(converted, {"x": x})[0], in_runtime(converted, {"x": x})[0]):
+        assert result.reshape(-1).tolist() == [0, 1, -1]
+
+
+def test_operator_without_a_schema_stays_fp32() -> None:
+    steps = [node("Relu", "x", "a"), node("Frob", "a", "f"), node("Mul", "f a", "y")]
+    steps[1].domain = "t"
+    nothing = function("Nothing", "a", "z", [node("Identity", "a", "z")])  # brings the domain's opset
+    proto = model(steps, [X], [value("y", shape=["b", 3, "h", "w"])], functions=[nothing])
+    converted, report = half(proto)
+    assert report.details["islands"] == {"operator without a schema": 1}
+    casts = {n.output[0]: (n.input[0], n.attribute[0].i) for n in nodes_of(converted, "Cast")}
+    (frob,) = nodes_of(converted, "Frob")
+    assert casts[frob.input[0]] == ("a", FLOAT)
+    left, right = nodes_of(converted, "Mul")[0].input
+    assert (casts[left], right) == (("f", HALF), "a")
+
+
+def test_sequence_stays_fp32() -> None:
+    steps = [
+        node("Relu", "x", "a"),
+        node("SequenceConstruct", "a a", "s"),
+        node("ConcatFromSequence", "s", "c", axis=1),
+        node("Sigmoid", "c", "y"),
+    ]
+    proto = model(steps, [X], [value("y", shape=["b", 6, "h", "w"])])
+    converted, _ = half(proto)
+    feeds = {"x": rng.standard_normal((1, 3, 4, 4)).astype(np.float32)}
+    assert gap(in_runtime(proto, feeds)[0], in_runtime(converted, feeds)[0]) < 1e-2
 
 
 def test_function_called_in_a_loop_keeps_its_types_everywhere() -> None:

@@ -66,7 +66,7 @@ class ElementTypes:
     def __getitem__(self, value: ir.Value | None) -> ElementType:
         if value is None:
             return None
-        return self._types.get(value, value.dtype)
+        return self._types[value] if value in self._types else _declared(value)
 
     def function(self, node: ir.Node) -> ir.Function | None:
         """Return the model-local function that `node` calls, if it calls one."""
@@ -80,7 +80,15 @@ class ElementTypes:
         for node in graph:
             self._infer_subgraphs(node, opsets)
             for output, kind in zip(node.outputs, self._outputs(node, opsets), strict=True):
-                self._types[output] = output.dtype if kind is None else kind
+                self._types[output] = kind or _declared(output) or self._assumed(node, opsets)
+
+    def _assumed(self, node: ir.Node, opsets: Mapping[str, int]) -> ElementType:
+        """Return what an operator without a schema most likely returns: the floating-point type it is given."""
+        if signature(node, opsets) is not None or (
+            self.function(node) is not None and node.op_identifier() not in self.kept
+        ):
+            return None
+        return next((self[v] for v in node.inputs if self[v] in {FLOAT, FLOAT16}), None)
 
     def _infer_subgraphs(self, node: ir.Node, opsets: Mapping[str, int]) -> None:
         for graph in subgraphs(node):
@@ -115,7 +123,7 @@ class ElementTypes:
             self._infer(function, function.opset_imports)
         elif self._calls[identifier] != arguments:
             self.kept.add(identifier)
-            return [value.dtype for value in node.outputs]
+            return [None] * len(node.outputs)
         return [self[value] for value in function.outputs[: len(node.outputs)]]
 
 
@@ -139,11 +147,30 @@ def nested_nodes(node: ir.Node) -> Iterator[ir.Node]:
             waiting.extend(subgraphs(inner))
 
 
+def all_names(model: ir.Model) -> set[str | None]:
+    """Return the names of all values and nodes, those of functions and subgraphs included."""
+    names: set[str | None] = set()
+    graphs: list[ir.Graph | ir.Function] = [*model.graphs(), *model.functions.values()]
+    for graph in graphs:
+        names.update(value.name for value in graph.inputs)
+        for node in graph.all_nodes():
+            names.add(node.name)
+            names.update(value.name for value in node.outputs)
+    for inner in model.graphs():
+        names.update(inner.initializers)
+    return names
+
+
 def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     """Return the tensor of an initializer or Constant node, None for any other value."""
     if value is None or value.is_graph_input():
         return None
     return ir.convenience.get_const_tensor(value)
+
+
+def _declared(value: ir.Value) -> ElementType:
+    """Return the type that the model declares, None for sequences and optionals."""
+    return value.dtype if isinstance(value.type, ir.TensorType) else None
 
 
 def _stated_type(node: ir.Node) -> ElementType:

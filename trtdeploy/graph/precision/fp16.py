@@ -13,7 +13,7 @@ from trtdeploy.core.errors import ModelError
 from trtdeploy.core.types import PassReport
 from trtdeploy.graph.plan import PassResult
 from trtdeploy.graph.precision.element_types import ElementTypes, FunctionId, is_onnx, nested_nodes
-from trtdeploy.graph.precision.islands import IslandFinder
+from trtdeploy.graph.precision.islands import IslandFinder, unfit_parameters
 from trtdeploy.graph.precision.regions import decoding
 from trtdeploy.graph.precision.rewrite import HALF_SUFFIX, Islands, Rewriter
 
@@ -63,25 +63,25 @@ class ToFp16:
             )
         self._check_patterns(model)
         model = model.clone()
-        if any(value.shape is None for node in model.graph for value in node.outputs):
+        if _lacks_shapes(model):
             common.ShapeInferencePass()(model)  # the lengths of softmaxes, sums and outputs decide
         types = ElementTypes(model)
         kept = _kept_functions(model, types)
+        unfit = unfit_parameters(model, types)
 
         def islands(graph: ir.Graph | ir.Function, opsets: Mapping[str, int]) -> Islands:
-            return self._islands(graph, types, opsets, tail=graph is model.graph)
+            found = IslandFinder(graph, types, opsets, unfit).find()
+            return found | self._named_islands(graph, types, tail=graph is model.graph)
 
-        rewriter = Rewriter(types, islands, kept)
+        rewriter = Rewriter(types, islands, kept, unfit)
         rewriter.model(model)
         common.RemoveUnusedNodesPass()(model)
         renamed = _take_names(model)
         return PassResult(model, rewriter.counts["fp16"] > 0, self._report(rewriter, kept, renamed))
 
-    def _islands(
-        self, graph: ir.Graph | ir.Function, types: ElementTypes, opsets: Mapping[str, int], tail: bool
-    ) -> Islands:
-        islands = IslandFinder(graph, types, opsets).find()
-        islands.update(dict.fromkeys(decoding(graph, types, tail), "coordinates and selection"))
+    def _named_islands(self, graph: ir.Graph | ir.Function, types: ElementTypes, tail: bool) -> dict[ir.Node, str]:
+        """Return the islands of coordinates, and those that the user named."""
+        islands = dict.fromkeys(decoding(graph, types, tail), "coordinates and selection")
         if self._keep:
             islands.update(dict.fromkeys((node for node in graph if self._is_kept(node)), "asked for"))
         return islands
@@ -115,6 +115,13 @@ class ToFp16:
             refusals=tuple(refusals),
             details={**details, "weights_halved": halved, "islands": dict(rewriter.islands)},
         )
+
+
+def _lacks_shapes(model: ir.Model) -> bool:
+    """Return whether shapes should be inferred. Not around sequences, which the library declares tensors."""
+    if any("Sequence" in node.op_type for node in model.graph):
+        return False
+    return any(value.shape is None for node in model.graph for value in node.outputs)
 
 
 def _kept_functions(model: ir.Model, types: ElementTypes) -> set[FunctionId]:

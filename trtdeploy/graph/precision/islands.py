@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -21,6 +21,10 @@ BOUND_OPERATORS = frozenset({"Clip", "Max", "Min", "Greater", "GreaterOrEqual", 
 _INTEGERS = frozenset({ir.DataType.INT64, ir.DataType.INT32})
 _BY_OPERATOR = {
     **dict.fromkeys(["Loop", "Scan", "SequenceMap"], "loop"),
+    **dict.fromkeys(
+        ["SequenceConstruct", "SequenceInsert", "SequenceErase", "SequenceEmpty", "SequenceAt"], "sequence"
+    ),
+    **dict.fromkeys(["SplitToSequence", "ConcatFromSequence", "Optional", "OptionalGetElement"], "sequence"),
     **dict.fromkeys(["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"], "quantisation"),
     **dict.fromkeys(["NonMaxSuppression", "TopK", "RoiAlign"], "selection"),
     **dict.fromkeys(["Range", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"], "generator"),
@@ -48,10 +52,17 @@ class IslandFinder:
         graph: The graph or function.
         types: Element types of the model.
         opsets: Its opset imports.
+        unfit: Parameters of functions that hold constants which FP16 cannot.
     """
 
-    def __init__(self, graph: ir.Graph | ir.Function, types: ElementTypes, opsets: Mapping[str, int]) -> None:
-        self._graph, self._types, self._opsets = graph, types, opsets
+    def __init__(
+        self,
+        graph: ir.Graph | ir.Function,
+        types: ElementTypes,
+        opsets: Mapping[str, int],
+        unfit: Collection[ir.Value] = (),
+    ) -> None:
+        self._graph, self._types, self._opsets, self._unfit = graph, types, opsets, unfit
         self._wide: set[ir.Value] = set()
         self._means: set[ir.Value] = set()
         self._products: dict[ir.Value, bool] = {}
@@ -146,15 +157,14 @@ class IslandFinder:
     def _has_unfit_constant(self, node: ir.Node) -> bool:
         """Return whether a constant overflows FP16 without being a mask or bound, or vanishes in it."""
         for value in node.inputs:
-            tensor = _constant_behind_casts(value)
-            if tensor is None or not self._types.is_float(value) or tensor.size == 0:
+            if not self._types.is_float(value):
                 continue
-            size = np.abs(tensor.numpy())
-            if float(size.max()) > LARGEST:
-                masks = node.op_type in MASK_OPERATORS and bool((tensor.numpy() <= LARGEST).all())
-                if not masks and node.op_type not in BOUND_OPERATORS:
-                    return True
-            if 0 < float(size.max()) <= SMALLEST:
+            if value in self._unfit:
+                return True
+            tensor = _constant_behind_casts(value)
+            if tensor is not None and vanishes_or_overflows(
+                tensor, masks=node.op_type in MASK_OPERATORS, bounds=node.op_type in BOUND_OPERATORS
+            ):
                 return True
         return False
 
@@ -175,6 +185,39 @@ class IslandFinder:
                     waiting.append(source)
         self._products[value] = found
         return found
+
+
+def vanishes_or_overflows(tensor: ir.TensorProtocol, masks: bool, bounds: bool = False) -> bool:
+    """Return whether a constant is zero or infinite in FP16 and was not before.
+
+    Args:
+        tensor: The constant, FP32.
+        masks: Whether large negative numbers are masks, for which the limit serves as well.
+        bounds: Whether large numbers of either sign are bounds, for which it does too.
+    """
+    data = tensor.numpy()
+    if data.size == 0:
+        return False
+    largest = float(np.abs(data).max())
+    if largest > LARGEST:
+        return not bounds and not (masks and float(data.max()) <= LARGEST)
+    return 0 < largest <= SMALLEST
+
+
+def unfit_parameters(model: ir.Model, types: ElementTypes) -> set[ir.Value]:
+    """Return the parameters of functions for which a caller passes a constant that FP16 cannot hold."""
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    calls = [(node, body) for g in graphs for node in g.all_nodes() if (body := types.function(node)) is not None]
+    unfit: set[ir.Value] = set()
+    known = -1
+    while known < len(unfit):  # a function may pass its parameter on
+        known = len(unfit)
+        for node, body in calls:
+            for value, parameter in zip(node.inputs, body.inputs, strict=False):
+                tensor = constant(value) if types.is_float(value) else None
+                if value in unfit or (tensor is not None and vanishes_or_overflows(tensor, masks=True)):
+                    unfit.add(parameter)
+    return unfit
 
 
 def _constant_behind_casts(value: ir.Value | None) -> ir.TensorProtocol | None:

@@ -14,6 +14,7 @@ from trtdeploy.graph.precision.element_types import (
     ElementTypes,
     FunctionId,
     Signature,
+    all_names,
     constant,
     is_onnx,
     signature,
@@ -44,14 +45,17 @@ class Rewriter:
         types: Element types before the conversion.
         find_islands: Returns the nodes that stay FP32, of a graph and its opset imports.
         kept: Functions that keep their types.
+        unfit: Parameters of functions that stay FP32.
 
     Attributes:
         counts: Nodes by type (`fp16`, `fp32`), `casts`, `constants` and `clipped` constants.
         islands: Number of nodes per reason.
     """
 
-    def __init__(self, types: ElementTypes, find_islands: FindIslands, kept: set[FunctionId]) -> None:
-        self._types, self._find_islands, self._kept = types, find_islands, kept
+    def __init__(
+        self, types: ElementTypes, find_islands: FindIslands, kept: set[FunctionId], unfit: set[ir.Value]
+    ) -> None:
+        self._types, self._find_islands, self._kept, self._unfit = types, find_islands, kept, unfit
         self._now: dict[ir.Value, ir.DataType] = {}
         self._made: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
         self._from_island: set[ir.Value] = set()
@@ -64,7 +68,7 @@ class Rewriter:
     def model(self, model: ir.Model) -> None:
         """Convert the main graph, and the functions that it calls; its inputs and outputs keep type and name."""
         self._opsets = model.graph.opset_imports
-        self._names = _all_names(model)
+        self._names = all_names(model)
         self._graph(model.graph)
         for index, value in enumerate(model.graph.outputs):
             if self._types.is_float(value) and self._type(value) == FLOAT16:
@@ -155,16 +159,17 @@ class Rewriter:
 
     def _call(self, node: ir.Node, function: ir.Function) -> None:
         """Convert the body of `function`, once, and call it with FP16."""
+        halves = [p for p in function.inputs if self._types.is_float(p) and p not in self._unfit]
         if function.identifier() not in self._functions:
             self._functions.add(function.identifier())
-            self._now.update({argument: FLOAT16 for argument in function.inputs if self._types.is_float(argument)})
+            self._now.update(dict.fromkeys(halves, FLOAT16))
             outer, self._opsets = self._opsets, function.opset_imports
             self._graph(function)
             self._outputs_to_half(function)
             self._opsets = outer
-        for index, value in enumerate(node.inputs):
+        for index, (value, parameter) in enumerate(zip(node.inputs, function.inputs, strict=False)):
             if self._types.is_float(value):
-                self._give(node, index, FLOAT16)
+                self._give(node, index, FLOAT if parameter in self._unfit else FLOAT16)
         self._now.update({value: FLOAT16 for value in node.outputs if self._types.is_float(value)})
         self.counts["fp16"] += 1
 
@@ -278,25 +283,12 @@ class Rewriter:
                 value.type = ir.TensorType(kind)
 
 
-def _all_names(model: ir.Model) -> set[str | None]:
-    """Return the names of all values and nodes, those of functions and subgraphs included."""
-    names: set[str | None] = set()
-    graphs: list[ir.Graph | ir.Function] = [*model.graphs(), *model.functions.values()]
-    for graph in graphs:
-        names.update(value.name for value in graph.inputs)
-        for node in graph.all_nodes():
-            names.add(node.name)
-            names.update(value.name for value in node.outputs)
-    for inner in model.graphs():
-        names.update(inner.initializers)
-    return names
-
-
 def _has_half(known: Signature, node: ir.Node, types: ElementTypes) -> bool:
-    """Return whether every FP32 input of a variable type may be FP16, and there is one such input or output."""
+    """Return whether every FP32 input and output may be FP16, and no other input of its type variable is unknown."""
     kept = _KEPT_INPUTS.get(node.op_type, set())
     names = [
         n for i, (v, n) in enumerate(zip(node.inputs, known.inputs, strict=True)) if types.is_float(v) and i not in kept
     ]
     names += [n for v, n in zip(node.outputs, known.outputs, strict=True) if types.is_float(v)]
-    return bool(names) and all(name in known.half for name in names)
+    open_ = {n for v, n in zip(node.inputs, known.inputs, strict=True) if v is not None and types[v] is None}
+    return bool(names) and all(name in known.half - open_ for name in names)
