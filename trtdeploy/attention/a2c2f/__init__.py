@@ -11,6 +11,9 @@ KIND = AttentionKind(
     class_name="A2C2f",
     cases=(
         Case(channels=64, multiple=2),
-        Case(channels=32, options={"area": 1, "stages": 2, "residual": True, "mlp_ratio": 1.2, "head_width": 8}),
+        Case(
+            channels=32,
+            options={"area": 1, "stages": 2, "residual": True, "mlp_ratio": 1.2, "head_width": 8, "kernel_size": 5},
+        ),
     ),
 )

@@ -22,6 +22,7 @@ class A2C2f(nn.Module):
         expansion: Width of the blocks over `channels`. Default 0.5.
         head_width: Channels of a head. Default 32.
         separate_values: As for `AreaAttention`. Default False.
+        kernel_size: As for `AreaAttention`. Default 7.
 
     Raises:
         ValueError: If the blocks' width is not a multiple of `head_width`, or a number is too small.
@@ -37,6 +38,7 @@ class A2C2f(nn.Module):
         expansion: float = 0.5,
         head_width: int = 32,
         separate_values: bool = False,
+        kernel_size: int = 7,
     ) -> None:
         super().__init__()
         hidden = int(channels * expansion)
@@ -48,10 +50,9 @@ class A2C2f(nn.Module):
         if stages < 1 or mlp_ratio <= 0:
             raise ValueError(f"A2C2f: stages={stages} must be at least 1 and mlp_ratio={mlp_ratio} more than 0.")
         self.enter = ConvNorm(channels, hidden, act=True)
+        heads = hidden // head_width
         self.stages = nn.ModuleList(
-            nn.Sequential(
-                *(AreaBlock(hidden, hidden // head_width, area, mlp_ratio, separate_values) for _ in range(2))
-            )
+            nn.Sequential(*(AreaBlock(hidden, heads, area, mlp_ratio, separate_values, kernel_size) for _ in range(2)))
             for _ in range(stages)
         )
         self.join = ConvNorm((1 + stages) * hidden, channels, act=True)
@@ -81,14 +82,16 @@ class AreaBlock(nn.Module):
 
     Args:
         channels: Number of channels.
-        heads, area, separate_values: As for `AreaAttention`.
+        heads, area, separate_values, kernel_size: As for `AreaAttention`.
         mlp_ratio: Hidden width of the MLP over `channels`.
     """
 
-    def __init__(self, channels: int, heads: int, area: int, mlp_ratio: float, separate_values: bool = False) -> None:
+    def __init__(
+        self, channels: int, heads: int, area: int, mlp_ratio: float, separate_values: bool, kernel_size: int
+    ) -> None:
         super().__init__()
         hidden = max(1, int(channels * mlp_ratio))
-        self.attention = AreaAttention(channels, heads, area, separate_values=separate_values)
+        self.attention = AreaAttention(channels, heads, area, kernel_size, separate_values)
         self.mlp = nn.Sequential(ConvNorm(channels, hidden, act=True), ConvNorm(hidden, channels))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -26,12 +26,13 @@ def naive(
     expansion: float = 0.5,
     head_width: int = 32,
     separate_values: bool = False,
+    kernel_size: int = 7,
 ) -> Array:
     """Compute `join([z_0; ...; z_stages])` for `[B, C, H, W]`, where each `z` is two blocks after the one before.
 
-    `mlp_ratio` and `expansion` only set widths, which the weights show.
+    `mlp_ratio`, `expansion` and `kernel_size` only set sizes, which the weights show.
     """
-    del mlp_ratio, expansion
+    del mlp_ratio, expansion, kernel_size
     results = [_layer(weights, "enter", x, act=True)]
     for stage in range(stages):
         z = results[-1]
