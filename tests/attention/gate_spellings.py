@@ -342,7 +342,7 @@ class RepeatedAdvancedSpatial(nn.Module):
         self.importance = nn.Sequential(
             nn.Conv2d(channels, 2, 1), nn.ReLU(), nn.Conv2d(2, 1, 3, padding=1), nn.Sigmoid()
         )
-        self.register_buffer("table", torch.randn(1, 64, 64))
+        self.register_buffer("table", torch.randn(1, 128, 128))
 
     def forward(self, x: Tensor) -> Tensor:
         mean = torch.mean(x, dim=1, keepdim=True)
