@@ -9,6 +9,7 @@ self-attention. Times are seconds of one run each; what counts is that seconds p
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from dataclasses import dataclass, field
 
@@ -89,7 +90,7 @@ def main() -> None:
         times.append(time.perf_counter())
         blocks = FuseAttention().run(model).report.details["blocks"]
         times.append(time.perf_counter())
-        prepare, canonicalise, fuse = (b - a for a, b in zip(times, times[1:], strict=False))
+        prepare, canonicalise, fuse = (b - a for a, b in itertools.pairwise(times))
         per_node = 1e6 * (canonicalise + fuse) / nodes
         print(f"{nodes:7} {len(blocks):7} {prepare:10.2f} {canonicalise:15.2f} {fuse:8.2f} {per_node:12.0f}")
 

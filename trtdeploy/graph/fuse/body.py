@@ -52,6 +52,7 @@ class Functions:
                 number += 1
                 unique = f"{op_type}_{number}"
             body.name = unique
+            _make_names_unique(body)
             function = ir.serde.deserialize_function(body)
             self._model.functions[function.identifier()] = function
             self._model.opset_imports.setdefault(DOMAIN, 1)
@@ -104,6 +105,15 @@ def _array(value: ir.Value) -> NDArray[Any]:
     assert value.const_value is not None
     array: NDArray[Any] = value.const_value.numpy()
     return array
+
+
+def _make_names_unique(body: onnx.FunctionProto) -> None:
+    """Begin every name of a body with the function's; TensorRT-RTX 1.7 mixes up equal names of nested functions."""
+    values = [*body.input, *(output for node in body.node for output in node.output if output)]
+    names = {name: f"{body.name}/{name}" for name in values}
+    _rename(body.node, names)
+    for field in (body.input, body.output):
+        field[:] = [names[name] for name in field]
 
 
 def _rename(nodes: Iterable[onnx.NodeProto], names: Mapping[str, str]) -> None:
