@@ -20,6 +20,7 @@ ALL = ("channel", "spatial", "self", "global", "local")
 OPTIONS: list[tuple[str, Case]] = [
     ("static_weight", Case(channels=8, options={"spatial_weight": 0.0})),
     ("task_specific", Case(channels=8, options={"task": "generic"})),
+    ("task_specific", Case(channels=8, options={"task": "segmentation"})),
     ("recursive_mixed", Case(channels=4, options={"levels": 1})),
     ("adaptive_weight_balancer", Case(channels=8, options={"attentions": ALL})),
     ("advanced_parallel", Case(channels=8, options={"fusion": "simple"})),
@@ -36,10 +37,11 @@ OPTIONS: list[tuple[str, Case]] = [
             ("channel", "spatial", "global", "skip"), ("serial", "parallel", "hybrid", "adaptive"), strict=True
         )
     ),
-    ("multi_task_mixed", Case(channels=8, options={"tasks": ("generic", "segmentation", "classification")})),
+    ("multi_task_mixed", Case(channels=8, options={"tasks": ("generic", "detection", "classification")})),
     ("unified_mixed", Case(channels=8, options={"fusion": "gated", "attentions": ALL})),
     ("unified_mixed", Case(channels=8, options={"fusion": "simple", "attentions": ("global", "local")})),
     ("unified_mixed", Case(channels=8, options={"fusion": "learned"})),
+    ("unified_mixed", Case(channels=8, options={"fusion": "hierarchical"})),
 ]
 by_option = pytest.mark.parametrize(("name", "case"), OPTIONS, ids=[f"{name}-{case}" for name, case in OPTIONS])
 

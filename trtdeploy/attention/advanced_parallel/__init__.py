@@ -11,7 +11,6 @@ KIND = AttentionKind(
     class_name="AdvancedParallelMixedAttention",
     cases=(
         Case(channels=16),
-        Case(channels=11, options={"fusion": "concatenate"}),
-        Case(channels=12, options={"fusion": "gated", "attentions": ("spatial", "channel", "local")}),
+        Case(channels=11, options={"fusion": "concatenate", "attentions": ("spatial", "channel", "local")}),
     ),
 )

@@ -9,5 +9,5 @@ KIND = AttentionKind(
     family="mixed",
     paper="Shared attention after Woo et al., CBAM, 2018, a branch per task, and learned task weights",
     class_name="MultiTaskMixedAttention",
-    cases=(Case(channels=32), Case(channels=21, options={"tasks": ("detection", "generic")})),
+    cases=(Case(channels=32), Case(channels=21, options={"tasks": ("segmentation", "generic")})),
 )

@@ -11,7 +11,6 @@ KIND = AttentionKind(
     class_name="UnifiedMixedAttentionFramework",
     cases=(
         Case(channels=16),
-        Case(channels=11, options={"fusion": "hierarchical"}),
-        Case(channels=12, options={"fusion": "learned", "attentions": ("spatial", "global", "local")}),
+        Case(channels=11, options={"fusion": "hierarchical", "attentions": ("spatial", "global", "local")}),
     ),
 )
