@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import InlinePass
 
 from trtdeploy.attention.kind import AttentionKind, Case
-from trtdeploy.backends.rtx_probe import BuildFacts, ShapeRange, probe_build
+from trtdeploy.backends.rtx_probe import BuildFacts, ShapeRange, probe_builds
 from trtdeploy.graph.load import load_model
 from trtdeploy.graph.precision.fp16 import ToFp16
 from trtdeploy.graph.prepare import Prepare
@@ -99,10 +99,10 @@ def build(model: onnx.ModelProto, case: Case) -> BuildFacts | str:
         typed = ir.from_proto(model)
         if precision == "FP16":
             typed = ToFp16().run(typed).model
-        for profile, kind in ((fixed, "fixed"), (ranges, "dynamic")):
-            facts = probe_build(ir.to_proto(typed).SerializeToString(), profile)
+        built = probe_builds(ir.to_proto(typed).SerializeToString(), [fixed, ranges])
+        for facts, shapes in zip(built, ("fixed", "dynamic"), strict=True):
             if facts.refused:
-                return f"{precision}, {kind}: {facts.refused[0]}".replace("|", "/").replace("\n", " ")[:200]
+                return f"{precision}, {shapes}: {facts.refused[0]}".replace("|", "/").replace("\n", " ")[:200]
     assert facts is not None
     return facts
 

@@ -175,7 +175,10 @@ def probe_build(
         BuildError: The library crashed or took too long, or its log is not understood. A refusal is not an error but
             `BuildFacts.refused`.
     """
-    return _probe(model, [shapes], targets, strongly_typed, timeout_s, progress)[0]
+    profiles = [shapes]
+    return probe_builds(
+        model, profiles, targets=targets, strongly_typed=strongly_typed, timeout_s=timeout_s, progress=progress
+    )[0]
 
 
 def activation_per_shape(
@@ -192,24 +195,28 @@ def activation_per_shape(
         TrtdeployError: As `probe_build`.
     """
     fixed = [{name: (shape, shape, shape) for name, shape in at.items()} for at in shapes]
-    return [facts.activation_bytes for facts in _probe(model, fixed, targets, True, timeout_s, None)]
+    return [facts.activation_bytes for facts in probe_builds(model, fixed, targets=targets, timeout_s=timeout_s)]
 
 
-def _probe(
+def probe_builds(
     model: bytes | str | Path,
     profiles: Sequence[Mapping[str, ShapeRange]],
-    targets: Sequence[str],
-    strongly_typed: bool,
-    timeout_s: float,
-    progress: Progress | None,
+    *,
+    targets: Sequence[str] = ORACLE_TARGETS,
+    strongly_typed: bool = True,
+    timeout_s: float = 300.0,
+    progress: Progress | None = None,
 ) -> list[BuildFacts]:
+    """Build `model` once per profile, in one child process; see `probe_build`."""
     if importlib.util.find_spec("tensorrt_rtx") is None:
         raise MissingDependencyError("TensorRT-RTX", "asking its builder", "pip install 'trtdeploy[rtx]'")
     if isinstance(model, bytes):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             path.write_bytes(model)
-            return _probe(path, profiles, targets, strongly_typed, timeout_s, progress)
+            return probe_builds(
+                path, profiles, targets=targets, strongly_typed=strongly_typed, timeout_s=timeout_s, progress=progress
+            )
     path = Path(model)
     check_model(path)
     wanted = [{name: [list(shape) for shape in shapes] for name, shapes in profile.items()} for profile in profiles]
