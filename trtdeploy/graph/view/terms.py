@@ -245,7 +245,10 @@ class Terms:
         assert source is not None
         assert weight is not None
         dims = self.facts.dims(weight)
-        self._tags[node.outputs[0]] = axes.of_rank(4) if dims is None or len(dims) == 4 else self.tags(source)
+        tags = self.tags(source)
+        if (dims is None or len(dims) == 4) and len(tags) == 4:
+            tags = (tags[0], *axes.of_rank(4)[1:])  # of areas or windows the first axis stays one
+        self._tags[node.outputs[0]] = tags
         if not self._is_still(weight):
             self._generic(node, "dynamic_conv")
             return
