@@ -177,8 +177,9 @@ def test_help_line_in_the_group_is_the_commands_own(command: str) -> None:
     assert loaded is not None
     assert loaded.name == command
     assert (loaded.help or "").split("\n")[0] == COMMANDS[command]
-    options = {name for param in loaded.params for name in param.opts}
-    assert {"--json", "--verbose", "--config"} <= options
+    for one in loaded.commands.values() if isinstance(loaded, click.Group) else [loaded]:
+        options = {name for param in one.params for name in param.opts}
+        assert {"--json", "--verbose", "--config"} <= options, one.name
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ class ExportOptions:
         opset: Version of ONNX's operators, 13 to 24. Default 17.
         dynamic: Leave batch, height and width open. Default True.
         shape: Batch, height and width of the images that are traced; those of the model unless `dynamic`. Default
-            2, 160, 192: unequal, so that a size that got stuck shows.
+            2, 128, 192: unequal, so that a size that got stuck shows, and with more cells than an NMS-free head has
+            detections.
         check_shapes: Further shapes at which the file is compared with torch, when `dynamic`. Default two.
         tolerance: Largest difference, relative to the largest value of the same channel. Default 1e-4.
         allow_idle: Paths of attention modules that may be left out, because the model does not run them.
@@ -43,8 +44,8 @@ class ExportOptions:
     exporter: Exporter = "torchscript"
     opset: int = 17
     dynamic: bool = True
-    shape: Shape = (2, 160, 192)
-    check_shapes: tuple[Shape, ...] = ((1, 128, 224), (3, 224, 160))
+    shape: Shape = (2, 128, 192)
+    check_shapes: tuple[Shape, ...] = ((1, 192, 256), (3, 256, 128))
     tolerance: float = TOLERANCE
     allow_idle: tuple[str, ...] = ()
     force: bool = False

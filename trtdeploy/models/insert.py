@@ -15,7 +15,7 @@ from trtdeploy.core.errors import UsageError
 from trtdeploy.models.inserted import CHILD, MapsAfter, MapsBefore, PerLevel, WithAttention
 from trtdeploy.models.places import PLACES, Place, places_of, resolve
 
-PROBE_SIZES = ((64, 96), (96, 64))
+PROBE_SIZES = ((64, 128), (128, 192))
 """Heights and widths of the images that the model is run with."""
 
 
@@ -154,7 +154,7 @@ def _record(model: nn.Module, places: Sequence[Place], example: Any) -> dict[Pla
             hooks.append(module.register_forward_hook(lambda _m, _a, out, p=place: seen[p].append(_shapes(p, out))))
     try:
         for arguments in _examples(example):
-            _run(model, arguments, [place.path for place in places])
+            _run(model, arguments, [place.path for place in places], "to find its channels")
     finally:
         for hook in hooks:
             hook.remove()
@@ -201,7 +201,7 @@ def _check_runs(model: nn.Module, paths: Sequence[str], example: Any) -> None:
     ran: set[str] = set()
     hooks = [model.get_submodule(path).register_forward_hook(lambda _m, _a, _o, p=path: ran.add(p)) for path in paths]
     try:
-        _run(model, _examples(example)[0], paths)
+        _run(model, _examples(example)[0], paths, "with the attention inserted")
     finally:
         for hook in hooks:
             hook.remove()
@@ -219,7 +219,7 @@ def _examples(example: Any) -> list[tuple[Any, ...]]:
     return [(torch.full((1, 3, height, width), 0.5),) for height, width in PROBE_SIZES]
 
 
-def _run(model: nn.Module, arguments: tuple[Any, ...], paths: Sequence[str]) -> None:
+def _run(model: nn.Module, arguments: tuple[Any, ...], paths: Sequence[str], purpose: str) -> None:
     """Run the model in evaluation mode without gradients, and restore its modes.
 
     Of a torchvision detector only the backbone is run where all modules of interest are in it: the rest takes long.
@@ -245,7 +245,7 @@ def _run(model: nn.Module, arguments: tuple[Any, ...], paths: Sequence[str]) -> 
             raise
         except Exception as error:
             raise UsageError(
-                f"The model cannot be run to find its channels: {type(error).__name__}: {error}. "
+                f"The model cannot be run {purpose}: {type(error).__name__}: {error}. "
                 "Give insert an `example` that it takes."
             ) from error
 
