@@ -12,6 +12,7 @@ from trtdeploy.core.types import PassReport
 from trtdeploy.graph.canonicalise import Canonicalise
 from trtdeploy.graph.compare import compare
 from trtdeploy.graph.fuse import FuseAttention
+from trtdeploy.graph.reparameterise import Reparameterise
 
 TOLERANCE = 1e-4
 """Relative to an output's magnitude; one attention differs by less than 1e-5, and a network amplifies that."""
@@ -42,7 +43,7 @@ def operate(
     """
     original, model = model, model.clone()
     reports: list[PassReport] = []
-    for graph_pass in (Canonicalise(pad=pad), FuseAttention(kinds)):
+    for graph_pass in (Reparameterise(), Canonicalise(pad=pad), FuseAttention(kinds)):
         step(graph_pass.name)
         result = graph_pass.run(model)
         model = result.model
