@@ -74,6 +74,12 @@ def sagan_listing(m: Named, x: Tensor) -> Tensor:
     return m.gamma * torch.bmm(value, weights.permute(0, 2, 1)).view(b, c, h, w) + x
 
 
+def scaled_sagan(m: Named, x: Tensor) -> Tensor:
+    query, key, value = tokens(m.q(x)), tokens(m.k(x)), m.v(x).flatten(2)
+    weights = (query @ key.transpose(1, 2) * 4**-0.5).softmax(-1)
+    return x + m.gamma * (value @ weights.transpose(1, 2)).view(x.shape)
+
+
 def sagan_in_one_dimension(m: Named, x: Tensor) -> Tensor:
     flat = x.flatten(2)
     scores = m.q(flat).transpose(1, 2) @ m.k(flat)
@@ -154,6 +160,7 @@ def awake(module: nn.Module) -> nn.Module:
 
 SPELLINGS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "the listing, view and bmm": ("self_attention", lambda: Named(sagan_listing, **sagan_layers())),
+    "SAGAN with the usual scale": ("self_attention", lambda: Named(scaled_sagan, **sagan_layers())),
     "convolutions of one dimension": (
         "self_attention",
         lambda: Named(sagan_in_one_dimension, q=conv1d(4), k=conv1d(4), v=conv1d(CHANNELS)),

@@ -20,9 +20,9 @@ from trtdeploy.attention.cross_region.module import CrossRegionAttention
 from trtdeploy.attention.dynamic_attention.module import DynamicAttention
 from trtdeploy.attention.mhsa.module import MHSA
 from trtdeploy.attention.self_attention.module import SelfAttention
-from trtdeploy.graph.fuse import FuseAttention
 from trtdeploy.graph.load import load_model
 from trtdeploy.graph.prepare import Prepare
+from trtdeploy.graph.surgery import operate
 
 OURS = {
     "self_attention", "self_attention_module", "dynamic_attention", "mhsa", "emha", "non_local", "cross_region",
@@ -30,11 +30,12 @@ OURS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("pad", [False, True], ids=["as-wide", "padded"])
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_other_spellings_are_found(spelling: str, tmp_path: Path) -> None:
+def test_other_spellings_are_found(spelling: str, pad: bool, tmp_path: Path) -> None:
     name, make = SPELLINGS[spelling]
     torch.manual_seed(0)
-    found = fused(make(), tmp_path / "model.onnx")
+    found = fused(make(), tmp_path / "model.onnx", pad=pad)
     assert name in found, found
 
 
@@ -98,11 +99,11 @@ def test_the_operator_of_opset_23_is_found(tmp_path: Path) -> None:
     assert surgery(path)[0] == ["mhsa"]
 
 
-def fused(module: nn.Module, path: Path) -> list[str]:
+def fused(module: nn.Module, path: Path, *, pad: bool = True) -> list[str]:
     """Export a block behind a convolution, fuse, compare the results; return the kinds that were fused."""
     before, after = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), nn.Conv2d(CHANNELS, 4, 1)
     export(nn.Sequential(before, nn.ReLU(), module, after).eval(), path, dynamo=False)
-    names, model = surgery(path)
+    names, model = surgery(path, pad=pad)
     x = np.random.default_rng(0).standard_normal((2, CHANNELS, 8, 12), dtype=np.float32)
     wanted, got = (session_of(graph).run(None, {"x": x})[0] for graph in (path, model))
     assert gap(wanted, got) <= 1e-5
@@ -116,8 +117,8 @@ def export(module: nn.Module, path: Path, **options: Any) -> None:
         torch.onnx.export(module, (torch.randn(2, CHANNELS, 8, 12),), str(path), **options)
 
 
-def surgery(path: Path) -> tuple[list[str], bytes]:
+def surgery(path: Path, *, pad: bool = True) -> tuple[list[str], bytes]:
     """Return the kinds of the fused blocks, sorted, and the model."""
-    model = Prepare(verify=False).run(load_model(path).model).model
-    blocks = FuseAttention().run(model).report.details["blocks"]
+    model, reports = operate(Prepare(verify=False).run(load_model(path).model).model, pad=pad, verify=False)
+    blocks = next(report.details["blocks"] for report in reports if "blocks" in report.details)
     return sorted(block["kind"] for block in blocks if block["fused"]), ir.to_proto(model).SerializeToString()

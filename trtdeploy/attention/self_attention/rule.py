@@ -9,7 +9,9 @@ from trtdeploy.attention.pattern import Found, P, Pattern, Rule
 
 def attended(x: Pattern, core: str = "core") -> Pattern:
     """Return attention of all positions of a map to each other, its term under the name `core`."""
-    return P.sdpa(*P.projections(x), over="HW", partial=False, bias=False).named(core)
+    own = P.scaled(P.linear(x).named(f"{core} query"))
+    _, key, value = P.projections(x)
+    return P.sdpa(P.either(own, *P.projections(x, 1)), key, value, over="HW", partial=False, bias=False).named(core)
 
 
 def sagan(x: Pattern, core: str = "core") -> Pattern:
@@ -28,8 +30,9 @@ def refusal(found: Found, core: str = "core") -> str:
 
 def has_own_temperature(found: Found, core: str = "core") -> bool:
     """Return whether the logits have a factor that is not the usual one of their width."""
-    scale, width = found.attr(core, "scale"), found.attr(core, "width")
-    usual = [1.0] if width is None else [1.0, width**-0.5]
+    scale = found.attr(core, "scale")
+    widths = [found.attr(core, "width"), found.attr(f"{core} query", "outputs")]
+    usual = [1.0, *(width**-0.5 for width in widths if width)]
     return scale is not None and not any(math.isclose(scale, number, rel_tol=1e-3) for number in usual)
 
 

@@ -29,13 +29,11 @@ def numbers_of(
     for op, value in core.steps:
         number = _number(value, facts) if op in {"Mul", "Div"} else 1.0
         scale = None if scale is None or not number else scale / number if op == "Div" else scale * number
-    scores, mixed = facts.dims(core.scores.outputs[0]), facts.dims(core.mix.outputs[0])
-    inner = facts.dims(core.scores.inputs[0])
     return {
         "scale": scale,
-        "heads": _heads(scores, leading),
-        "width": _constant(inner, -1),
-        "value_width": _constant(mixed, -1 if core.probabilities_first else -2),
+        "heads": _heads(facts.dims(core.scores.outputs[0]), leading),
+        "width": _constant(facts.dims(_unpadded(core.scores.inputs[0])), -1),
+        "value_width": _constant(facts.dims(_unpadded(core.value)), -1 if core.probabilities_first else -2),
     }
 
 
@@ -68,6 +66,11 @@ def _heads(scores: Sequence[Any] | None, leading: Sequence[Tag]) -> int | None:
             return None
         heads *= size
     return heads
+
+
+def _unpadded(value: ir.Value | None) -> ir.Value | None:
+    node = None if value is None else value.producer()
+    return node.inputs[0] if node is not None and node.op_type == "Pad" else value
 
 
 def _constant(dims: Sequence[Any] | None, axis: int) -> int | None:
