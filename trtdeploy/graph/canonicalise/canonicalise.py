@@ -8,6 +8,7 @@ from onnx_ir.passes import common
 from trtdeploy.core.types import PassReport
 from trtdeploy.graph.canonicalise.attention_form import AttentionForm
 from trtdeploy.graph.canonicalise.layout import Layout
+from trtdeploy.graph.canonicalise.spellings import respell
 from trtdeploy.graph.plan import PassResult
 from trtdeploy.graph.view.facts import GraphFacts
 
@@ -32,12 +33,15 @@ class Canonicalise:
         """Rewrite the model; `details["attention"]` of the report lists every attention that was found."""
         facts = GraphFacts(model)
         changes: list[str] = []
+        spelled, left = respell(model, facts)
+        changes += spelled
         done, refused = AttentionForm(model, facts, pad=self._pad).run()
         changes += [f"attention at {r.node}: {', '.join(r.changes)}" for r in done if r.changes]
         for _ in range(2):  # what one round joins, the next may find without effect
             changes += [f"{count} {text}" for text, count in Layout(model, facts).run().items()]
         common.RemoveUnusedNodesPass()(model)
         refusals = [f"attention at {r.node} left alone: {r.reason}" for r in refused]
+        refusals += left
         refusals += [f"attention at {r.node} will not be fused by the builder: {r.remark}" for r in done if r.remark]
         report = PassReport(
             name=self.name,

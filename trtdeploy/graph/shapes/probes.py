@@ -99,6 +99,9 @@ class Probes:
         """
         if self._follow(node):
             return
+        if node.op_type == "If" and node.domain in {"", "ai.onnx"}:
+            self._visit_branches(node)
+            return
         outputs: list[dict[str, onnx.TypeProto]] = []
         proto = ir.to_proto(node)
         schema = self._schema(node)
@@ -117,6 +120,19 @@ class Probes:
         for value in node.outputs:
             if value.name and value.name in outputs[0]:
                 self._facts[value] = _merge([found[value.name] for found in outputs])
+
+    def _visit_branches(self, node: ir.Node) -> None:
+        """Infer both branches of an If; its outputs have the sizes on which they agree."""
+        branches = [node.attributes[name].as_graph() for name in ("then_branch", "else_branch")]
+        for inner in (inner for branch in branches for inner in branch):
+            for value in inner.inputs:
+                if value is not None and self.facts(value) is None:
+                    self._facts[value] = Facts(int(value.dtype or ir.DataType.FLOAT), None)
+            self.visit(inner)
+        for output, *ends in zip(node.outputs, *(branch.outputs for branch in branches), strict=True):
+            first, second = (self.facts(value) for value in ends)
+            if first is not None and second is not None:
+                self._facts[output] = Facts(first.dtype, _agreed(first.dims, second.dims))
 
     def learn(self, value: ir.Value, facts: Facts) -> None:
         """Note what is known of a value that a rewrite made."""
@@ -212,6 +228,13 @@ class Probes:
 def label(node: ir.Node) -> str:
     """Return how a node is named in messages."""
     return f"node {node.name!r} ({node.op_type})"
+
+
+def _agreed(first: list[Vec | None] | None, second: list[Vec | None] | None) -> list[Vec | None] | None:
+    """Return the sizes that are the same in both, None where the ranks differ."""
+    if first is None or second is None or len(first) != len(second):
+        return None
+    return [a if a == b else None for a, b in zip(first, second, strict=True)]
 
 
 def _present(node: ir.Node) -> Iterator[ir.Value]:
