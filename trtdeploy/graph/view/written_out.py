@@ -69,28 +69,26 @@ def _hard_swish(node: ir.Node) -> tuple[str, ir.Value] | None:
 
 
 def _hard_sigmoid(node: ir.Node) -> tuple[str, ir.Value] | None:
-    """Match `clip(x + 3, 0, 6) / 6`."""
+    """Match `clip(x + 3, 0, 6) / 6`; the 3 may be part of the bias of the layer `x`."""
     clip = _producer(node.inputs[0], "Clip")
-    if (
-        clip is None
-        or len(clip.inputs) < 3
-        or not _is_number(clip.inputs[1], 0.0)
-        or not _is_number(clip.inputs[2], 6.0)
-    ):
+    if clip is None or len(clip.inputs) < 3 or not _is_number(node.inputs[1], 6.0):
         return None
-    shifted = _producer(clip.inputs[0], "Add")
-    if shifted is None or not _is_number(node.inputs[1], 6.0):
+    source = clip.inputs[0]
+    if source is None or not _is_number(clip.inputs[1], 0.0) or not _is_number(clip.inputs[2], 6.0):
         return None
-    rest = [v for v in shifted.inputs if v is not None and not _is_number(v, 3.0)]
+    if any(_producer(source, layer) is not None for layer in ("Conv", "Gemm")):
+        return "hardsigmoid", source
+    shifted = _producer(source, "Add")
+    rest = [v for v in shifted.inputs if v is not None and not _is_number(v, 3.0)] if shifted is not None else []
     return ("hardsigmoid", rest[0]) if len(rest) == 1 else None
 
 
 def _gelu(node: ir.Node) -> tuple[str, ir.Value] | None:
-    """Match `0.5 x (1 + erf(x / sqrt(2)))` in any order of the products."""
+    """Match `0.5 x (1 + erf(x / sqrt(2)))` in any order of the products; the 0.5 may be part of the next layer."""
     factors = _factors(node)
     rest = [v for v in factors if _number(v) is None]
     numbers = [number for v in factors if (number := _number(v)) is not None]
-    if len(rest) != 2 or not math.isclose(math.prod(numbers), 0.5, rel_tol=1e-4):
+    if len(rest) != 2 or (numbers and not math.isclose(math.prod(numbers), 0.5, rel_tol=1e-4)):
         return None
     for x, gate in ((rest[0], rest[1]), (rest[1], rest[0])):
         total = _producer(gate, "Add")
