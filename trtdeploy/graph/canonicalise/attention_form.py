@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from trtdeploy.graph.canonicalise.joint_layout import exchange, same_leading
 from trtdeploy.graph.emit import Emitter, TakenNames
 from trtdeploy.graph.fuse.region import Refusal
 from trtdeploy.graph.shapes.probes import Vec
@@ -121,8 +122,24 @@ class AttentionForm:
             changes.append("rank 4")
         if fits and (width[0] != target or depth[0] != target):
             changes.append(f"widths {width[0]} and {depth[0]} padded to {target}")
+        maps = self._maps(core, len(query)) if fits else ()
+        if maps and (changes or len({value.producer() for value in maps}) > 1):
+            changes.append("one layout change")
+        else:
+            maps = ()
+        heads = query[1][0] if maps and len(query) == _RANK and query[1] is not None else 1
         remark = "" if target <= MAX_WIDTH else f"head width {max(width[0], depth[0])} is more than {MAX_WIDTH}"
-        return _Form(len(query), width[0], depth[0], target if fits else 0, tuple(changes), remark)
+        return _Form(len(query), width[0], depth[0], target if fits else 0, tuple(changes), remark, maps, heads)
+
+    def _maps(self, core: Core, rank: int) -> tuple[ir.Value, ...]:
+        """Return queries, keys and values channels first; nothing where one of them lies positions first."""
+        found = (
+            _channels_first(core.query, core.swapped, rank),
+            _channels_first(core.key, not core.swapped, rank),
+            _channels_first(core.value, not core.probabilities_first, rank),
+        )
+        maps = tuple(value for value in found if value is not None)
+        return maps if len(maps) == len(found) and same_leading(self._facts, maps) else ()
 
     def _place(self, core: Core, emit: Emitter, form: _Form, result: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Emit the way from the new product to the value that it replaces; return both.
@@ -143,7 +160,11 @@ class AttentionForm:
 
 @dataclass(frozen=True)
 class _Form:
-    """What an attention is and shall be; `target` is the common width, 0 to leave widths alone."""
+    """What an attention is and shall be.
+
+    `target` is the common width, 0 to leave widths alone; `maps` are queries, keys and values channels first, where
+    they change their layout together.
+    """
 
     rank: int
     width: int
@@ -151,6 +172,8 @@ class _Form:
     target: int
     changes: tuple[str, ...]
     remark: str
+    maps: tuple[ir.Value, ...]
+    heads: int
 
 
 @dataclass(frozen=True)
@@ -165,12 +188,15 @@ class _Writer:
     def write(self) -> ir.Value:
         """Return the new `[B, heads, queries, depth]` product."""
         core, form, emit = self.core, self.form, self.emit
-        query = self._operand(core.query, flip=core.swapped)
-        key = self._operand(core.key, flip=core.swapped)
-        value = self._operand(core.value, flip=not core.probabilities_first)
-        query = self._pad(query, form.width, -1)
-        key = self._pad(key, form.width, -2)
-        value = self._pad(value, form.depth, -1)
+        if form.maps:
+            widths = (form.width, form.width, form.depth)
+            maps = [self._raise(value) for value in form.maps]
+            query, key, value = exchange(emit, maps, widths, form.target, form.heads)
+            key = emit.transpose(key, 0, 1, 3, 2)
+        else:
+            query = self._pad(self._operand(core.query, flip=core.swapped), form.width, -1)
+            key = self._pad(self._operand(core.key, flip=core.swapped), form.width, -2)
+            value = self._pad(self._operand(core.value, flip=not core.probabilities_first), form.depth, -1)
         scores = emit.matmul(query, key)
         scale = 1.0
         for op, operand in core.steps:
@@ -236,6 +262,14 @@ def _view(before: Sequence[Vec | None] | None, dims: Sequence[Vec | None]) -> li
         return None
     rest = [dim[0] if dim is not None and len(set(dim)) == 1 else -1 for dim in dims[1:]]
     return [0, 1, *rest] if rest.count(-1) <= 1 else None
+
+
+def _channels_first(value: ir.Value, is_so: bool, rank: int) -> ir.Value | None:
+    """Return an operand as `[.., width, positions]` without a new transpose, None where it needs one."""
+    if is_so:
+        return value
+    node = value.producer()
+    return node.inputs[0] if node is not None and _swaps_last(node, rank) else None
 
 
 def _scalar(value: ir.Value) -> float | None:

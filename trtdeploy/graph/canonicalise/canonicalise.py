@@ -7,6 +7,7 @@ from onnx_ir.passes import common
 
 from trtdeploy.core.types import PassReport
 from trtdeploy.graph.canonicalise.attention_form import AttentionForm
+from trtdeploy.graph.canonicalise.constants import Constants
 from trtdeploy.graph.canonicalise.layout import Layout
 from trtdeploy.graph.canonicalise.spellings import respell
 from trtdeploy.graph.plan import PassResult
@@ -33,6 +34,9 @@ class Canonicalise:
         """Rewrite the model; `details["attention"]` of the report lists every attention that was found."""
         facts = GraphFacts(model)
         changes: list[str] = []
+        constants = Constants(model, facts).run()
+        if constants:
+            changes.append(f"{constants} numbers computed from shapes made constant")
         spelled, left = respell(model, facts)
         changes += spelled
         done, refused = AttentionForm(model, facts, pad=self._pad).run()

@@ -69,7 +69,7 @@ class Layout:
             node.replace_input_with(0, earlier.inputs[0])
         else:
             node.replace_input_with(0, earlier.inputs[0])
-            node.replace_input_with(1, self._constant(target))
+            self._aim(node, target)
         self._graph.remove(earlier, safe=True)
         return 1
 
@@ -81,10 +81,14 @@ class Layout:
         target = None if before is None or after is None else constant_target(before, after)
         if target is None:
             return 0
+        self._aim(node, target)
+        return 1
+
+    def _aim(self, node: ir.Node, target: tuple[int, ...]) -> None:
+        """Give a Reshape a target in which 0 means "as before"."""
         node.replace_input_with(1, self._constant(target))
         if "allowzero" in node.attributes:
             del node.attributes["allowzero"]
-        return 1
 
     def _join_transposes(self, node: ir.Node) -> int:
         """Join a Transpose with the one before it; remove it where both together do nothing."""

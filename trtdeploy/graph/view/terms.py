@@ -17,6 +17,7 @@ import onnx_ir as ir
 from trtdeploy.graph.view import axes, written_out
 from trtdeploy.graph.view.axes import Tag
 from trtdeploy.graph.view.facts import GraphFacts
+from trtdeploy.graph.view.joined import joined_values
 from trtdeploy.graph.view.sdpa import find_core
 from trtdeploy.graph.view.sdpa_numbers import numbers_of, numbers_of_operator
 
@@ -192,6 +193,12 @@ class Terms:
         source = node.inputs[0]
         assert source is not None
         tags, axis = self.tags(source), node.attributes.get_int("axis", 0)
+        joined = joined_values(node, self.facts)
+        if joined:
+            for output, value in zip(node.outputs, joined, strict=True):
+                self._terms[output] = self.of(value)
+                self._tags[output] = _exchanged(self.tags(value))
+            return
         start: int | None = 0
         for index, output in enumerate(node.outputs):
             dims = self.facts.dims(output)
@@ -524,6 +531,10 @@ def _unpadded(term: Term) -> Term:
 
 def _unscaled(term: Term) -> Term:
     return term.args[0] if term.op == "affine" and all(shift is None for _, shift in term.attrs["steps"]) else term
+
+
+def _exchanged(tags: tuple[Tag, ...]) -> tuple[Tag, ...]:
+    return (*tags[:-2], tags[-1], tags[-2]) if len(tags) >= 2 else tags
 
 
 def _scalar(tensor: ir.TensorProtocol | None) -> float | None:
