@@ -161,8 +161,8 @@ class SubstituteNms(torch.autograd.Function):
 
 @contextmanager
 def substitute_torchvision() -> Iterator[None]:
-    """Offer `torchvision.ops.nms` for the time of an export, unless torchvision is installed."""
-    if importlib.util.find_spec("torchvision"):
+    """Offer `torchvision.ops.nms` for the time of an export, unless torchvision loads."""
+    if _torchvision_loads():
         yield
         return
     package, ops = types.ModuleType("torchvision"), types.ModuleType("torchvision.ops")
@@ -174,6 +174,15 @@ def substitute_torchvision() -> Iterator[None]:
     finally:
         for name in ("torchvision", "torchvision.ops"):
             del sys.modules[name]
+
+
+def _torchvision_loads() -> bool:
+    """Return whether torchvision can be imported: its compiled part may not fit torch."""
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError):
+        return False
+    return True
 
 
 @contextmanager

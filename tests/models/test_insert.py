@@ -235,8 +235,8 @@ def test_an_example_of_another_kind() -> None:
 
 @pytest.mark.parametrize("name", catalogue.names())
 def test_every_kind_of_the_catalogue_can_be_inserted(name: str) -> None:
-    model = yolo_n(2).eval()
-    paths = insert(model, name, "head" if catalogue.kind(name).levels > 1 else "stage5")
+    model = Network(NetworkOptions(class_count=2)).eval()
+    paths = insert(model, name, "head" if catalogue.kind(name).levels > 1 else "backbone")
     assert len(paths) == 1
     with torch.no_grad():
         assert model(torch.rand(1, 3, 64, 128)).shape == (1, 6, 168)

@@ -39,8 +39,12 @@ MODULES = (
     "ultralytics.nn.tasks",
 )
 """Python modules of which a checkpoint may name `torch.nn.Module` classes that they define."""
-CLASSES = ("ultralytics.utils.IterableSimpleNamespace",)
-"""Other classes that a checkpoint may name: plain holders of settings."""
+CLASSES = (
+    "trtdeploy.models.inserted.MapsAfter",
+    "trtdeploy.models.inserted.MapsBefore",
+    "ultralytics.utils.IterableSimpleNamespace",
+)
+"""Other classes that a checkpoint may name: our hooks, and a plain holder of settings."""
 
 
 def load_checkpoint(path: Path, allow: Sequence[str] = ()) -> Any:

@@ -29,7 +29,8 @@ from trtdeploy.models.insert import evaluating
 _PREFIX = "network."
 Results = list[np.ndarray[Any, Any]]
 ROUNDING_FACTOR = 8.0
-MOST_ROUNDING = 3e-2
+"""How many times torch's own rounding a difference may be, where it is above the tolerance."""
+MOST_ROUNDING = 0.1
 AWAKE_SEED = 99
 LEAST_SPREAD = 0.2
 """A channel's standard deviation counts as this share of its mean, and of the layer's, at least."""
@@ -264,6 +265,8 @@ def _compare(traced: Traced, subject: Subject, options: ExportOptions) -> tuple[
     """
     session_options = onnxruntime.SessionOptions()
     session_options.log_severity_level = 3
+    session_options.intra_op_num_threads = torch.get_num_threads()
+    session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     data = traced.proto.SerializeToString()
     try:
         session = onnxruntime.InferenceSession(data, session_options, providers=["CPUExecutionProvider"])
