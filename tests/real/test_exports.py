@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from calibrated import as_input, calibrate, export, import_ultralytics
 from real_photos import four_canvases, package_folder
 from torch import nn
+from torchvision_operators import import_torchvision
 
 from trtdeploy.core.errors import ModelError
 from trtdeploy.export.options import ExportOptions, Shape
@@ -164,8 +166,9 @@ def test_a_published_checkpoint_names_nothing_that_is_not_on_the_list() -> None:
     assert sum(type(m).__name__ == "AAttn" for m in model.modules()) == 8
 
 
+@pytest.mark.skipif(find_spec("torchvision") is None, reason="torchvision is not installed; run `make test-real`")
 def test_torchvision_faster_rcnn_with_attention_exports_and_runs(tmp_path: Path) -> None:
-    pytest.importorskip("torchvision_operators").import_torchvision()
+    import_torchvision()
     from trtdeploy.export.from_torchvision import torchvision_model, torchvision_subject
 
     torch.manual_seed(0)
