@@ -95,6 +95,8 @@ class _Build:
             )
         config = builder.create_builder_config()
         config.profiling_verbosity = self.trt.ProfilingVerbosity.DETAILED
+        # several engines run at once here, so one needs no streams of its own; each costs waits and signals
+        config.max_aux_streams = 0
         self._set_targets(config)
         self._set_profile(builder, network, config)
         first = len(self.log)

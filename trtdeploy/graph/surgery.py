@@ -9,9 +9,10 @@ import onnx_ir as ir
 from trtdeploy.attention.kind import AttentionKind
 from trtdeploy.core.errors import ModelError
 from trtdeploy.core.types import PassReport
-from trtdeploy.graph.canonicalise import Canonicalise
+from trtdeploy.graph.canonicalise import ArrangeChannels, Canonicalise
 from trtdeploy.graph.compare import compare
 from trtdeploy.graph.fuse import FuseAttention
+from trtdeploy.graph.plan import GraphPass
 from trtdeploy.graph.reparameterise import Reparameterise
 
 TOLERANCE = 1e-4
@@ -43,7 +44,10 @@ def operate(
     """
     original, model = model, model.clone()
     reports: list[PassReport] = []
-    for graph_pass in (Reparameterise(), Canonicalise(pad=pad), FuseAttention(kinds)):
+    passes: list[GraphPass] = [Reparameterise(), Canonicalise(pad=pad), FuseAttention(kinds)]
+    if pad:
+        passes.append(ArrangeChannels())
+    for graph_pass in passes:
         step(graph_pass.name)
         result = graph_pass.run(model)
         model = result.model
