@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -16,6 +16,7 @@ from trtdeploy.graph.precision.element_types import ElementTypes, FunctionId, is
 from trtdeploy.graph.precision.islands import IslandFinder, unfit_parameters
 from trtdeploy.graph.precision.regions import decoding
 from trtdeploy.graph.precision.rewrite import HALF_SUFFIX, Islands, Rewriter
+from trtdeploy.graph.precision.scores import Feeds, large_scores
 
 MIN_OPSET = 13
 """Oldest opset whose operators take FP16 throughout."""
@@ -32,6 +33,8 @@ class ToFp16:
       until it is in range again (`islands.IslandFinder`);
     - a softmax over more than 4096 keys or an open number of them; a shorter one is FP16: its maximum is subtracted, so
       that it cannot overflow. The casts do not keep TensorRT from fusing attention;
+    - a softmax with the product before it, where the model's own scores, measured in ONNX Runtime, come within a factor
+      of four of FP16's end (`scores.large_scores`): an infinite score would make its row NaN;
     - exponentials and powers without a bound, sizes of Resize, loops, quantised layers, and operators that have no
       FP16 form;
     - nodes with a constant that overflows or vanishes in FP16. Masks and bounds are clipped to ±65504 instead.
@@ -41,13 +44,15 @@ class ToFp16:
 
     Args:
         keep: Patterns of names of nodes that stay FP32, `*` for any text. Default: none.
+        samples: Inputs with which scores are measured. Default: random ones.
     """
 
     name = "fp16"
     stage = "PRECISION"
 
-    def __init__(self, keep: Collection[str] = ()) -> None:
+    def __init__(self, keep: Collection[str] = (), samples: Sequence[Feeds] = ()) -> None:
         self._keep = tuple(keep)
+        self._samples = tuple(samples)
 
     def run(self, model: ir.Model) -> PassResult:
         """Run the pass.
@@ -68,16 +73,18 @@ class ToFp16:
         types = ElementTypes(model)
         kept = _kept_functions(model, types)
         unfit = unfit_parameters(model, types)
+        large, unmeasured = large_scores(model, self._samples)
 
         def islands(graph: ir.Graph | ir.Function, opsets: Mapping[str, int]) -> Islands:
             found = IslandFinder(graph, types, opsets, unfit).find()
+            found |= {node: "scores" for node in graph if node in large}
             return found | self._named_islands(graph, types, tail=graph is model.graph)
 
         rewriter = Rewriter(types, islands, kept, unfit)
         rewriter.model(model)
         common.RemoveUnusedNodesPass()(model)
         renamed = _take_names(model)
-        return PassResult(model, rewriter.counts["fp16"] > 0, self._report(rewriter, kept, renamed))
+        return PassResult(model, rewriter.counts["fp16"] > 0, self._report(rewriter, kept, renamed, unmeasured))
 
     def _named_islands(self, graph: ir.Graph | ir.Function, types: ElementTypes, tail: bool) -> dict[ir.Node, str]:
         """Return the islands of coordinates, and those that the user named."""
@@ -95,7 +102,7 @@ class ToFp16:
             if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
                 raise ModelError(f"No node is named {pattern!r}, which should stay FP32. Expected a node's name.")
 
-    def _report(self, rewriter: Rewriter, kept: set[FunctionId], halved: int) -> PassReport:
+    def _report(self, rewriter: Rewriter, kept: set[FunctionId], halved: int, unmeasured: str) -> PassReport:
         counts = rewriter.counts
         changes = []
         if counts["fp16"]:
@@ -107,6 +114,7 @@ class ToFp16:
             f"function {domain}::{name}: stays FP32, it is called in a loop or with different types"
             for domain, name, _ in sorted(kept)
         ]
+        refusals += [unmeasured] if unmeasured else []
         details = {**{key: counts[key] for key in ("fp16", "fp32", "casts", "constants", "clipped")}}
         return PassReport(
             name=self.name,

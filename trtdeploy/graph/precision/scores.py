@@ -1,0 +1,139 @@
+"""Finds the softmaxes whose scores come near the end of FP16's range, by running the model.
+
+A Softmax subtracts the maximum, so that its exponentials cannot overflow. Its scores can: the product of queries and
+keys is not bounded, and many kinds of attention do not scale it. One infinite score makes its whole row NaN.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from trtdeploy.graph.compare import random_feeds
+from trtdeploy.graph.precision.element_types import FLOAT, is_onnx
+from trtdeploy.graph.precision.islands import LARGEST
+from trtdeploy.graph.reference import ReferenceModel, ReferenceRunError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Feeds = Mapping[str, "NDArray[Any]"]
+MARGIN = 4
+"""How many times larger than what was measured other inputs may make the scores."""
+_BETWEEN = frozenset({
+    "Add", "Sub", "Mul", "Div", "Neg", "Where", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity",
+    "Expand", "Clip", "Max", "Min",
+})  # fmt: skip
+"""Operators between the product and the softmax."""
+_PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum", "Conv"})
+_MARK = "trtdeploy.scores"
+_PROBES = ((1, 160), (2, 128), (1, 640))
+"""Batch and image size in pixels, where the model leaves them open; the first that runs is used."""
+_MAX_NODES = 64
+
+
+def large_scores(model: ir.Model, samples: Sequence[Feeds] = ()) -> tuple[set[ir.Node], str]:
+    """Return the nodes that must stay FP32 because scores may exceed FP16, functions' nodes included.
+
+    Those are the softmax, the product before it and what lies between. Subgraphs of control flow are not measured.
+
+    Args:
+        model: The model. Not changed but for marks that are removed again.
+        samples: Inputs to measure with. Default: one random input.
+
+    Returns:
+        The nodes; and why nothing was measured, or an empty string.
+    """
+    chains = {str(index): chain for index, chain in enumerate(_chains(model))}
+    if not chains:
+        return set(), ""
+    for index, chain in chains.items():
+        for node in chain:
+            node.metadata_props[_MARK] = index
+    try:
+        peaks, reason = _peaks(model, samples)
+    finally:
+        for node in itertools.chain.from_iterable(chains.values()):
+            del node.metadata_props[_MARK]
+    large = [chain for index, chain in chains.items() if not peaks.get(index, 0.0) * MARGIN <= LARGEST]
+    return set(itertools.chain.from_iterable(large)), reason
+
+
+def _chains(model: ir.Model) -> Iterator[list[ir.Node]]:
+    """Yield for every softmax of products the nodes from the product to it; a node belongs to the first softmax."""
+    taken: set[ir.Node] = set()
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for node in itertools.chain.from_iterable(graphs):
+        if not is_onnx(node, "Softmax", "LogSoftmax"):
+            continue
+        chain, todo, ends = {node: None}, [node], False
+        while todo and len(chain) < _MAX_NODES:
+            for value in todo.pop().inputs:
+                above = None if value is None else value.producer()
+                if above is None or above in chain or above in taken:
+                    continue
+                if is_onnx(above, *_PRODUCTS):
+                    chain[above], ends = None, True
+                elif is_onnx(above, *_BETWEEN):
+                    chain[above] = None
+                    todo.append(above)
+        if ends:
+            taken.update(chain)
+            yield list(chain)
+
+
+def _peaks(model: ir.Model, samples: Sequence[Feeds]) -> tuple[dict[str, float], str]:
+    """Return the largest magnitude in each chain; and why there is none, or an empty string."""
+    flat = model.clone()
+    common.InlinePass()(flat)
+    results: list[tuple[str, ir.Value]] = []
+    for node in list(flat.graph):
+        index = node.metadata_props.get(_MARK)
+        value = node.inputs[0] if is_onnx(node, "Softmax", "LogSoftmax") else node.outputs[0]
+        if index is None or value is None or value.dtype not in {FLOAT, None}:
+            continue
+        size = ir.node("Abs", [value], name=f"scores/{len(results)}/Abs")
+        peak = ir.node("ReduceMax", size.outputs, {"keepdims": 0}, name=f"scores/{len(results)}/ReduceMax")
+        size.outputs[0].name, peak.outputs[0].name = f"scores/{len(results)}/abs", f"scores/{len(results)}"
+        peak.outputs[0].type, peak.outputs[0].shape = ir.TensorType(FLOAT), ir.Shape([])
+        flat.graph.extend([size, peak])
+        results.append((index, peak.outputs[0]))
+    flat.graph.outputs[:] = [value for _, value in results]
+    common.RemoveUnusedNodesPass()(flat)
+    if not results:
+        return {}, ""
+    try:
+        found = _run(ReferenceModel(flat), samples or [random_feeds(model, size, batch) for batch, size in _PROBES])
+    except ReferenceRunError as error:
+        return {}, f"scores of softmaxes not measured: {error}"
+    peaks: dict[str, float] = {}
+    for index, value in results:
+        number = found[value.name or ""]
+        peaks[index] = max(peaks.get(index, 0.0), number if np.isfinite(number) else float("inf"))
+    return peaks, ""
+
+
+def _run(reference: ReferenceModel, feeds: Iterable[Feeds]) -> dict[str, float]:
+    """Return the largest of each output over all inputs that the model accepts.
+
+    Raises:
+        ReferenceRunError: It accepts none.
+    """
+    found: dict[str, float] = {}
+    refusal: ReferenceRunError | None = None
+    for given in feeds:
+        try:
+            values = reference.run(given)
+        except ReferenceRunError as error:
+            refusal = error
+            continue
+        for name, value in values.items():
+            found[name] = max(found.get(name, 0.0), float(value))
+    if not found and refusal is not None:
+        raise refusal
+    return found
