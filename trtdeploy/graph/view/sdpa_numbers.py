@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from trtdeploy.graph.view.axes import NONE, Tag
 from trtdeploy.graph.view.facts import GraphFacts
+from trtdeploy.graph.view.joined import joined_values
 from trtdeploy.graph.view.sdpa import Core
 
 
@@ -32,8 +33,8 @@ def numbers_of(
     return {
         "scale": scale,
         "heads": _heads(facts.dims(core.scores.outputs[0]), leading),
-        "width": _constant(facts.dims(_unpadded(core.scores.inputs[0])), -1),
-        "value_width": _constant(facts.dims(_unpadded(core.value)), -1 if core.probabilities_first else -2),
+        "width": _width(core.scores.inputs[0], -1, facts),
+        "value_width": _width(core.value, -1 if core.probabilities_first else -2, facts),
     }
 
 
@@ -68,9 +69,18 @@ def _heads(scores: Sequence[Any] | None, leading: Sequence[Tag]) -> int | None:
     return heads
 
 
-def _unpadded(value: ir.Value | None) -> ir.Value | None:
-    node = None if value is None else value.producer()
-    return node.inputs[0] if node is not None and node.op_type == "Pad" else value
+def _width(value: ir.Value | None, axis: int, facts: GraphFacts) -> int | None:
+    """Return the size of one of the last two axes before zeros were added to it."""
+    other = {-1: -2, -2: -1}
+    while value is not None and (node := value.producer()) is not None:
+        joined = joined_values(node, facts) if node.op_type == "Split" else []
+        if node.op_type == "Pad":
+            value = node.inputs[0]
+        elif joined:
+            value, axis = joined[list(node.outputs).index(value)], other[axis]
+        else:
+            break
+    return _constant(facts.dims(value), axis)
 
 
 def _constant(dims: Sequence[Any] | None, axis: int) -> int | None:
