@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BATCHES = (2, 3, 2, 5, 2)
-_ODD = ((37, 53), (37, 53), (41, 53), (44, 71), (41, 60))
+_ODD = ((13, 17), (13, 17), (14, 17), (11, 23), (14, 19))
 """In general position for padding too: what is missing to a multiple of 2 to 8 differs among them."""
 _EVEN = ((10, 14), (10, 14), (11, 14), (13, 18), (11, 17))
 _MULTIPLES = (32, 64, 8)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from trtdeploy.graph.shapes.probes import Vec
 from trtdeploy.graph.view import axes, written_out
 from trtdeploy.graph.view.axes import Tag
 from trtdeploy.graph.view.facts import GraphFacts
@@ -71,10 +72,13 @@ class Terms:
         self.facts = facts
         self._terms: dict[ir.Value, Term] = {}
         self._tags: dict[ir.Value, tuple[Tag, ...]] = {}
+        self._maps: set[tuple[Vec | None, ...]] = set()
+        """Batch, height and width of the maps that convolutions and the graph's inputs have made so far."""
         self.all: list[Term] = []
         """Every term once, in the order of the graph."""
         for value in model.graph.inputs:
             self._new("input", (), value)
+            self._note_map(value)
         for node in model.graph:
             self._visit(node)
 
@@ -159,8 +163,21 @@ class Terms:
         """Let the output hold the term of the first input."""
         source = node.inputs[0]
         assert source is not None
-        self._terms[node.outputs[0]] = self.of(source)
-        self._tags[node.outputs[0]] = self.tags(source) if tags is None else tags
+        output = node.outputs[0]
+        self._terms[output] = self.of(source)
+        self._tags[output] = self._as_map(output, self.tags(source) if tags is None else tags)
+
+    def _as_map(self, value: ir.Value, tags: tuple[Tag, ...]) -> tuple[Tag, ...]:
+        """Return `tags`, or those of a map where positions, perhaps of areas, were put together into one again."""
+        dims = self.facts.dims(value)
+        if dims is None or not len(tags) == len(dims) == 4 or not axes.MAP[2] | axes.MAP[3] <= tags[2] & tags[3]:
+            return tags
+        return axes.MAP if (dims[0], *dims[2:]) in self._maps else tags
+
+    def _note_map(self, value: ir.Value) -> None:
+        dims = self.facts.dims(value)
+        if dims is not None and len(dims) == 4 and self.tags(value) == axes.MAP:
+            self._maps.add((dims[0], *dims[2:]))
 
     # Layout
 
@@ -256,6 +273,7 @@ class Terms:
         if (dims is None or len(dims) == 4) and len(tags) == 4:
             tags = (tags[0], *axes.of_rank(4)[1:])  # of areas or windows the first axis stays one
         self._tags[node.outputs[0]] = tags
+        self._note_map(node.outputs[0])
         if not self._is_still(weight):
             self._generic(node, "dynamic_conv")
             return
