@@ -111,7 +111,7 @@ def fused(fusion: str, x: Pattern, outputs: Sequence[Pattern]) -> Pattern:
             [value / P.scaled(total(each)) * output for value, output in zip(each, outputs, strict=True)]
         )
         return P.either(at_once, one_by_one)
-    return P.affine(total(outputs))
+    return P.scaled(total(outputs))  # a layer behind it may have taken the factor
 
 
 def _applied(pattern: Pattern, x: Pattern, made: dict[Pattern, Pattern]) -> Pattern:
