@@ -26,6 +26,10 @@ def _loaded(statement: str, *args: str) -> set[str]:
     return set(done.stderr.split())
 
 
+def _module(command: str) -> str:
+    return f"trtdeploy.cli.{command.replace('-', '_')}"
+
+
 def _heavy(loaded: set[str]) -> set[str]:
     return {name for name in HEAVY if any(module == name or module.startswith(f"{name}.") for module in loaded)}
 
@@ -40,13 +44,13 @@ def test_help_loads_nothing_heavy_and_no_command() -> None:
     loaded = _loaded(RUN, "--help")
     assert "trtdeploy.cli.main" in loaded
     assert _heavy(loaded) == set()
-    assert not loaded & {f"trtdeploy.cli.{command}" for command in COMMANDS}
+    assert not loaded & {_module(command) for command in COMMANDS}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command_loads_nothing_heavy(command: str) -> None:
     loaded = _loaded(RUN, command, "--help")
-    assert f"trtdeploy.cli.{command}" in loaded
+    assert _module(command) in loaded
     assert _heavy(loaded) == set()
 
 

@@ -24,7 +24,10 @@ EXTRAS = {
     "openvino": ({"openvino": "openvino"}, "about twice the speed on x86"),
     "rtx": ({"tensorrt_rtx": "tensorrt-rtx"}, "what NVIDIA's builder makes of a model"),
     "track": ({"trackers": "trackers", "supervision": "supervision"}, "infer --track"),
-    "viz": ({"supervision": "supervision"}, "conversion to supervision.Detections"),
+    "viz": (
+        {"matplotlib": "matplotlib", "supervision": "supervision"},
+        "--plot, and conversion to supervision.Detections",
+    ),
 }
 """Extras of trtdeploy: the modules and distributions they bring, and what for."""
 

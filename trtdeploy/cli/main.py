@@ -22,14 +22,17 @@ UNEXPECTED = 1
 COMMANDS = {
     "export": "Export a torch model to ONNX, checked against torch.",
     "build": "Build an engine from an ONNX model.",
-    "optimize": "Find, canonicalise and fuse the attention of an ONNX model.",
+    "optimize": "Find, canonicalise and fuse an ONNX model's attention.",
+    "remove-attention": "Remove attention blocks from an ONNX model.",
+    "advise": "Advise to keep, drop or replace each attention block.",
+    "baseline": "Compare an ONNX model with itself without attention.",
     "infer": "Run an engine over videos, cameras and images.",
     "inspect": "Say what is in an engine or an ONNX model.",
     "bench": "Measure an engine on this machine.",
     "doctor": "Say what is installed, what is missing and how to get it.",
     "demo": "Build the packaged model and run it over a drawn video.",
 }
-"""Commands and their first help line. A command `x` is the attribute `command` of the module `trtdeploy.cli.x`."""
+"""Commands and their first help line. A command `x-y` is the attribute `command` of the module `trtdeploy.cli.x_y`."""
 
 
 class LazyGroup(click.Group):
@@ -41,7 +44,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"trtdeploy.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"trtdeploy.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

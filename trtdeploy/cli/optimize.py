@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from trtdeploy.cli import model_options
+from trtdeploy.cli.attention_plot import check_plot, draw, save
 from trtdeploy.cli.console import Screen, megabytes
 from trtdeploy.cli.engine_text import print_passes
 from trtdeploy.cli.options import FilePath, with_screen
 from trtdeploy.cli.outputs import check_outputs
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from trtdeploy.api import OptimizeOptions, OptimizeReport
 
 
@@ -30,10 +34,11 @@ if TYPE_CHECKING:
 @click.option("--only", multiple=True, metavar="KIND", help="Look for this kind alone; repeatable.")
 @click.option("--pad/--no-pad", default=True, help="Pad attention to the widths that NVIDIA's builder fuses; on.")
 @click.option("--verify/--no-verify", default=True, help="Compare the result with the model in ONNX Runtime; on.")
+@click.option("--plot", type=FilePath, metavar="FILE.png", help="Draw the network with its blocks and their cost.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @with_screen
-def command(screen: Screen, /, model: Path, output: Path, **values: Any) -> None:
-    """Find, canonicalise and fuse the attention of an ONNX model.
+def command(screen: Screen, /, model: Path, output: Path, plot: Path | None, **values: Any) -> None:
+    """Find, canonicalise and fuse an ONNX model's attention.
 
     Every block that is found becomes one node with a function body.
 
@@ -41,18 +46,25 @@ def command(screen: Screen, /, model: Path, output: Path, **values: Any) -> None
 
     \b
     trtdeploy optimize model.onnx -o optimized.onnx
+    trtdeploy optimize model.onnx -o optimized.onnx --plot network.png
     trtdeploy optimize model.onnx -o optimized.onnx --fp16 --nms auto --frames --imgsz 640
     """
     from trtdeploy import api
 
     options = make_options(**values)
-    check_outputs([("-o", output)], [model], force=options.force, makes_folders=False)
+    check_plot(plot)
+    outputs = [("-o", output)] if plot is None else [("-o", output), ("--plot", plot)]
+    check_outputs(outputs, [model], force=options.force, makes_folders=False)
     screen.note(f"Optimizing {model}")
     started_s = time.monotonic()
     with screen.steps() as step:
+        figure = None if plot is None else _plotted(model, options, step)
         report = api.optimize(model, output, options, step)
+        if figure is not None and plot is not None:
+            save(figure, plot)
     seconds = time.monotonic() - started_s
-    screen.document({**report.to_dict(), "seconds": round(seconds, 3)})
+    document = {**report.to_dict(), "seconds": round(seconds, 3), "plot": None if plot is None else str(plot)}
+    screen.document(document)
     if not screen.as_json:
         print_report(screen, report, seconds)
 
@@ -91,6 +103,17 @@ def make_options(
         verify=verify,
         force=force,
     )
+
+
+def _plotted(model: Path, options: OptimizeOptions, step: Callable[[str], None]) -> Figure:
+    """Draw the model as it was given, at the sizes that are asked for."""
+    from trtdeploy.api.attention import AttentionModel
+
+    batch = None if options.batches is None else options.batches.opt
+    size = None if options.sizes is None else options.sizes.opt
+    whole = AttentionModel(model, batch, size, step, fits=False)
+    step("plot")
+    return draw(whole.analysis, model.name)
 
 
 def print_report(screen: Screen, report: OptimizeReport, seconds: float) -> None:
