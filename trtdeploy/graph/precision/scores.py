@@ -32,8 +32,9 @@ _BETWEEN = frozenset({
 """Operators between the product and the softmax."""
 _PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum", "Conv"})
 _MARK = "trtdeploy.scores"
-_PROBES = ((1, 160), (2, 128), (1, 640))
-"""Batch and image size in pixels, where the model leaves them open; the first that runs is used."""
+_PROBES = ((1, 64), (2, 128), (1, 640))
+"""Batch and image size in pixels, where the model leaves them open; the first that runs is used. Small: attention over
+every pixel of a larger image would need gigabytes."""
 _MAX_NODES = 64
 
 
@@ -108,32 +109,41 @@ def _peaks(model: ir.Model, samples: Sequence[Feeds]) -> tuple[dict[str, float],
     if not results:
         return {}, ""
     try:
-        found = _run(ReferenceModel(flat), samples or [random_feeds(model, size, batch) for batch, size in _PROBES])
+        reference = ReferenceModel(flat)
+        found = _largest(reference, samples) if samples else _first(reference, model)
     except ReferenceRunError as error:
         return {}, f"scores of softmaxes not measured: {error}"
     peaks: dict[str, float] = {}
     for index, value in results:
-        number = found[value.name or ""]
-        peaks[index] = max(peaks.get(index, 0.0), number if np.isfinite(number) else float("inf"))
+        peaks[index] = max(peaks.get(index, 0.0), found[value.name or ""])
     return peaks, ""
 
 
-def _run(reference: ReferenceModel, feeds: Iterable[Feeds]) -> dict[str, float]:
-    """Return the largest of each output over all inputs that the model accepts.
+def _first(reference: ReferenceModel, model: ir.Model) -> dict[str, float]:
+    """Return the outputs for the first random input that the model accepts.
 
     Raises:
         ReferenceRunError: It accepts none.
     """
-    found: dict[str, float] = {}
     refusal: ReferenceRunError | None = None
-    for given in feeds:
+    for batch, size in _PROBES:
         try:
-            values = reference.run(given)
+            return _largest(reference, [random_feeds(model, size, batch)])
         except ReferenceRunError as error:
             refusal = error
-            continue
-        for name, value in values.items():
-            found[name] = max(found.get(name, 0.0), float(value))
-    if not found and refusal is not None:
-        raise refusal
+    assert refusal is not None
+    raise refusal
+
+
+def _largest(reference: ReferenceModel, feeds: Iterable[Feeds]) -> dict[str, float]:
+    """Return the largest of each output over all inputs.
+
+    Raises:
+        ReferenceRunError: The model does not accept one of them.
+    """
+    found: dict[str, float] = {}
+    for given in feeds:
+        for name, value in reference.run(given).items():
+            number = float(value)
+            found[name] = max(found.get(name, 0.0), number if np.isfinite(number) else float("inf"))
     return found
