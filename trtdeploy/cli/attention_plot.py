@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trtdeploy.cli.attention_text import count
 from trtdeploy.core.errors import MissingDependencyError, UsageError
 from trtdeploy.core.files import atomic_write
 
@@ -113,24 +114,24 @@ def _title(analysis: Analysis, title: str) -> str:
     costs = analysis.costs
     total = costs.total
     return (
-        f"{title}   {analysis.model.graph.num_nodes()} nodes, {analysis.parameters / 1e6:.2f} M parameters, "
-        f"{total.flops / 1e9:.2f} GFLOP, {total.bytes_moved() / 1e6:.0f} MB moved, peak activations "
+        f"{title}   {analysis.model.graph.num_nodes()} nodes, {count(analysis.parameters)} parameters, "
+        f"{count(total.flops)}FLOP, {total.bytes_moved() / 1e6:.0f} MB moved, peak activations "
         f"{analysis.memory.peak / 2**20:.1f} MiB (fp32), at {costs.batch}x{costs.size}"
     )
 
 
 def _draw_strip(axes: Axes, analysis: Analysis, blocks: Sequence[BlockCost], colours: dict[str, str]) -> None:
     """Draw the network: stages by their stride, blocks by kind, each with its number above."""
-    count = analysis.model.graph.num_nodes()
+    length = analysis.model.graph.num_nodes()
     for index, (start, stop, stage) in enumerate(_stages(analysis)):
         axes.axvspan(start - 0.5, stop - 0.5, ymin=0, ymax=0.42, color=_STAGES[index % 2], lw=0)
-        if stop - start > count / 45:
+        if stop - start > length / 45:
             axes.text((start + stop - 1) / 2, 0.05, f"1/{2**stage}", ha="center", fontsize=7, color="#6b7480")
-    places = _spread([(b.span[0] + b.span[1]) / 2 for b in blocks], count / 52, count)
-    numbered = len(blocks) <= 40
+    places = _spread([(b.span[0] + b.span[1]) / 2 for b in blocks], length / 52, length)
+    numbered = len(blocks) <= _MAX_ROWS  # as in the table
     for number, (block, place) in enumerate(zip(blocks, places, strict=True), 1):
         start, stop = block.span
-        middle, width = (start + stop) / 2, max(stop - start + 1, count / 450)
+        middle, width = (start + stop) / 2, max(stop - start + 1, length / 450)
         colour = colours[block.kind.name]
         axes.axvspan(middle - width / 2, middle + width / 2, ymin=0.13, ymax=0.42, color=colour, lw=0)
         if numbered:
@@ -152,7 +153,7 @@ def _draw_strip(axes: Axes, analysis: Analysis, blocks: Sequence[BlockCost], col
             bbox_to_anchor=(0, 1.12), borderaxespad=0, handlelength=1.2, columnspacing=1.4,
         )  # fmt: skip
     else:
-        axes.text(count / 2, 0.7, "no attention block was found", ha="center", fontsize=9, color=_DARK)
+        axes.text(length / 2, 0.7, "no attention block was found", ha="center", fontsize=9, color=_DARK)
 
 
 def _draw_bars(axes: Axes, values: NDArray[Any], owners: NDArray[Any], colours: dict[str, str], label: str) -> None:
@@ -177,14 +178,12 @@ def _draw_memory(axes: Axes, analysis: Analysis, blocks: Sequence[BlockCost], co
     nodes = list(analysis.model.graph)
     live = np.array(analysis.memory.live, float) / 2**20
     fused = [analysis.memory_fused.live[analysis.memory_fused.step_of[node]] / 2**20 for node in nodes]
-    x = np.arange(len(live))
-    axes.fill_between(x, live, step="mid", color=_NEUTRAL, lw=0)
+    edges = np.arange(len(live) + 1) - 0.5
+    axes.stairs(live, edges, fill=True, color=_NEUTRAL)
     for block in blocks:
         start, stop = block.span
-        axes.fill_between(
-            x[start : stop + 1], live[start : stop + 1], step="mid", color=colours[block.kind.name], alpha=0.85, lw=0.6
-        )
-    axes.step(x, fused, where="mid", color=_DARK, lw=0.9, label="gates and attention as one kernel each")
+        axes.stairs(live[start : stop + 1], edges[start : stop + 2], fill=True, color=colours[block.kind.name], lw=0.6)
+    axes.stairs(fused, edges, baseline=None, color=_DARK, lw=0.9, label="gates and attention as one kernel each")
     axes.legend(loc="upper right", fontsize=7.5, frameon=False, handlelength=1.6, borderaxespad=0.1)
     _panel(axes, "MiB alive\n(fp32)")
 
@@ -247,17 +246,22 @@ def _stages(analysis: Analysis) -> list[tuple[int, int, int]]:
     return runs
 
 
-def _spread(middles: Sequence[float], gap: float, count: int) -> list[float]:
+def _spread(middles: Sequence[float], gap: float, length: int) -> list[float]:
     """Return places near `middles`, in their order, at least `gap` apart where there is room."""
-    gap = min(gap, count / max(1, len(middles)))
-    places = list(middles)
-    for index in range(1, len(places)):
-        places[index] = max(places[index], places[index - 1] + gap)
-    limit = count - 0.5 - gap / 2
-    for index in range(len(places) - 1, -1, -1):
-        places[index] = min(places[index], limit)
-        limit = places[index] - gap
-    return places
+    gap = min(gap, length / max(1, len(middles)))
+    pools: list[list[float]] = []  # without the gaps, places must only not fall: neighbours that would are averaged
+    for index, middle in enumerate(middles):
+        pools.append([middle - index * gap])
+        while len(pools) > 1 and _mean(pools[-2]) > _mean(pools[-1]):
+            last = pools.pop()
+            pools[-1] += last
+    levels = [_mean(pool) for pool in pools for _ in pool]
+    least, most = gap / 2 - 0.5, length - 0.5 - gap * (len(middles) - 0.5)
+    return [max(least, min(most, level)) + index * gap for index, level in enumerate(levels)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _kind_label(kind: str, blocks: Sequence[BlockCost]) -> str:
