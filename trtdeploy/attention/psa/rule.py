@@ -16,7 +16,7 @@ def block(x: Pattern) -> Pattern:
     """Return attention with a depthwise convolution of the values, then two layers, each with a residual connection."""
     query, key, value = P.projections(x)
     seen = P.sdpa(query, key, value, over="HW", partial=False, bias=False)
-    attended = x + P.linear(seen + P.dwconv(value, kernel=frozenset({3, 5}), stride=1))
+    attended = x + P.linear(seen + P.dwconv(value, kernel=3, stride=1))
     return attended + P.linear(_act(P.linear(attended)))
 
 

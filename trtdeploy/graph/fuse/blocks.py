@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -11,7 +11,8 @@ import onnx_ir as ir
 from trtdeploy.attention.kind import AttentionKind
 from trtdeploy.attention.pattern import Pattern, Rule
 from trtdeploy.graph.fuse.match import Match, match_at
-from trtdeploy.graph.fuse.region import Refusal, Region, region_of
+from trtdeploy.graph.fuse.region import Refusal, Region, is_layout, region_of
+from trtdeploy.graph.view.facts import GraphFacts
 from trtdeploy.graph.view.terms import Term, Terms
 
 
@@ -53,12 +54,13 @@ def find_blocks(model: ir.Model, terms: Terms, kinds: Iterable[AttentionKind]) -
         around = {index for node in nodes for index in owner.get(node, ())}
         if any(not _may_nest(block, kept[index]) for index in around):
             continue
-        if not nodes and any(block.root is other.root for other in kept):
+        if not nodes and (block.root.producer() in owner or any(block.root is other.root for other in kept)):
             continue
         for node in nodes:
             owner.setdefault(node, []).append(len(kept))
         kept.append(block)
-    return kept[::-1]
+    kept.sort(key=lambda b: (-_position(b, order), _nodes_of(b)))
+    return kept
 
 
 def _candidates(terms: Terms, kinds: Iterable[AttentionKind], order: dict[ir.Node, int]) -> Iterator[Block]:
@@ -72,8 +74,21 @@ def _candidates(terms: Terms, kinds: Iterable[AttentionKind], order: dict[ir.Nod
             match = match_at(rule.roots, term, terms, rule.check)
             if match is not None:
                 inputs = list(dict.fromkeys(t.value for _, t in match.inputs))
-                region = region_of(inputs, [root.value for root in match.roots], terms.facts, order)
+                outputs = [_settled(root.value, inputs, terms.facts) for root in match.roots]
+                region = region_of(inputs, outputs, terms.facts, order)
                 yield Block(kind, rule, match, region, _place(region, term))
+
+
+def _settled(value: ir.Value, inputs: Sequence[ir.Value], facts: GraphFacts) -> ir.Value:
+    """Return where the layout changes after `value` come back to the shape of an input, else `value` itself."""
+    shapes = [facts.dims(given) for given in inputs]
+    current = value
+    while facts.dims(current) not in shapes:
+        users = list(current.consumers())
+        if len(users) != 1 or not is_layout(users[0]) or users[0].inputs[0] is not current or current.is_graph_output():
+            return value
+        current = users[0].outputs[0]
+    return current
 
 
 def _ops(pattern: Pattern) -> set[str]:
@@ -87,11 +102,19 @@ def _may_nest(inner: Block, outer: Block) -> bool:
     """Return whether `inner` lies inside `outer` and says something that `outer` does not."""
     if outer.kind.family == "gate" or inner.kind.name == outer.kind.name:
         return False
+    if inner.kind.family == outer.kind.family == "mixed":
+        return False
     if not isinstance(inner.region, Region) or not isinstance(outer.region, Region):
         return False
     if set(inner.region.outputs) & set(outer.region.outputs) and len(inner.region.nodes) == len(outer.region.nodes):
         return False
     return set(inner.region.nodes) < set(outer.region.nodes)
+
+
+def _position(block: Block, order: Mapping[ir.Node, int]) -> int:
+    """Return where a block begins."""
+    nodes = block.region.nodes if isinstance(block.region, Region) else (block.root.producer(),)
+    return min((order.get(node, 0) for node in nodes if node is not None), default=0)
 
 
 def _nodes_of(block: Block) -> int:

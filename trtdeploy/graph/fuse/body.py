@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from trtdeploy.attention.kind import DOMAIN
-from trtdeploy.graph.fuse.region import Refusal, Region
+from trtdeploy.graph.fuse.region import Region
 from trtdeploy.graph.fuse.sizes import SizeEmitter
 from trtdeploy.graph.view.facts import GraphFacts
 
@@ -33,7 +33,7 @@ class Functions:
         self._opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
         self._bodies: dict[tuple[str, bytes], str] = {}
 
-    def call(self, op_type: str, region: Region, name: str) -> ir.Node | Refusal:
+    def call(self, op_type: str, region: Region, name: str) -> ir.Node:
         """Return a node that computes the region's outputs; its function is in the model.
 
         Args:
@@ -41,9 +41,7 @@ class Functions:
             region: The block.
             name: Name of the node.
         """
-        body = self._body(region)
-        if isinstance(body, Refusal):
-            return body
+        body, sizes = self._body(region)
         key = (op_type, body.SerializeToString(deterministic=True))
         if key not in self._bodies:
             taken = {function.name for function in self._model.functions.values() if function.domain == DOMAIN}
@@ -61,25 +59,31 @@ class Functions:
         return ir.Node(
             DOMAIN,
             self._bodies[key],
-            [*region.inputs, *region.weights],
+            [*region.inputs, *region.weights, *sizes],
             [ir.AttrString("plugin_namespace", DOMAIN), ir.AttrString("plugin_version", PLUGIN_VERSION)],
             outputs=outputs,
             name=name,
         )
 
-    def _body(self, region: Region) -> onnx.FunctionProto | Refusal:
-        """Return the function of a region, with names that depend on its structure alone."""
+    def _body(self, region: Region) -> tuple[onnx.FunctionProto, list[ir.Value]]:
+        """Return the function of a region, with names that depend on its structure alone, and its further inputs.
+
+        Those are sizes that do not follow from the shapes of the block's inputs, such as those of the levels that a
+        joined sequence of positions comes from.
+        """
         inner = [output for node in region.nodes for output in node.outputs]
         emitter = SizeEmitter(self._facts, region.inputs, inner, self._opset)
         names: dict[str, str] = {}
+        given: list[ir.Value] = []
         for value in region.sizes:
             name = emitter.emit(value)
             if name is None:
-                return Refusal(f"the size {value.name!r} does not follow from its inputs' shapes", value.name or "")
-            names[value.name or ""] = name
+                given.append(value)
+            else:
+                names[value.name or ""] = name
         constants = {value.name or "": emitter.constant(_array(value)) for value in region.constants}
         nodes = [ir.to_proto(node) for node in region.nodes]
-        inputs = [value.name or "" for value in [*region.inputs, *region.weights]]
+        inputs = [value.name or "" for value in [*region.inputs, *region.weights, *given]]
         outputs = [value.name or "" for value in region.outputs]
         names |= constants
         nodes = [*emitter.nodes, *nodes]
@@ -96,9 +100,9 @@ class Functions:
         opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in self._model.opset_imports.items()]
         if all(opset.domain != DOMAIN for opset in opsets):
             opsets.append(onnx.helper.make_opsetid(DOMAIN, 1))
-        return onnx.helper.make_function(
-            DOMAIN, "", [final[n] for n in inputs], [final.get(names.get(n, n), n) for n in outputs], nodes, opsets
-        )
+        results = [final.get(names.get(n, n), n) for n in outputs]
+        function = onnx.helper.make_function(DOMAIN, "", [final[n] for n in inputs], results, nodes, opsets)
+        return function, given
 
 
 def _array(value: ir.Value) -> NDArray[Any]:

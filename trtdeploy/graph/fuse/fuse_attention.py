@@ -11,6 +11,7 @@ import onnx_ir as ir
 from trtdeploy.attention import catalogue
 from trtdeploy.attention.kind import AttentionKind
 from trtdeploy.core.types import PassReport
+from trtdeploy.graph.emit import TakenNames
 from trtdeploy.graph.fuse.blocks import Block, find_blocks
 from trtdeploy.graph.fuse.body import Functions
 from trtdeploy.graph.fuse.region import Refusal, Region, region_of
@@ -60,6 +61,7 @@ class FuseAttention:
         for block in blocks:
             self._fuse(block, fusing, outcome)
         fusing.finish()
+        outcome.blocks.reverse()  # outer blocks before those inside, as they stand in the graph
         covered = {node for b in blocks if isinstance(b.region, Region) for node in b.region.nodes}
         for unknown in find_unrecognised(terms, covered):
             outcome.blocks.append(
@@ -99,6 +101,7 @@ class _Fusing:
         self._model = model
         self._facts = facts
         self._functions = Functions(model, facts)
+        self._taken = TakenNames.of(model.graph)
         self._moved: dict[ir.Value, ir.Value] = {}
         self._order = {node: i for i, node in enumerate(model.graph)}
 
@@ -116,12 +119,10 @@ class _Fusing:
             return users
         name = f"{block.place}/{block.kind.op_type}" if block.place else block.kind.op_type
         node = self._functions.call(block.kind.op_type, region, name)
-        if isinstance(node, Refusal):
-            return node
         node.metadata_props[KIND_KEY] = block.kind.name
         for user in users:
             position = self._order[user.node]
-            made = change(self._model, user)
+            made = change(self._model, user, self._taken)
             self._order |= dict.fromkeys(made, position)
             self._facts.visit(made)
         self._install(node, region)

@@ -13,6 +13,7 @@ from trtdeploy.graph.view.terms import LAYOUT
 _EMBEDDED = 1
 """Elements. Floats up to this many, and all integers, are constants of the body; larger tensors are its inputs."""
 _EMBEDDED_INTEGERS = 64
+_POOLS = frozenset({"ReduceMean", "ReduceMax", "GlobalAveragePool", "GlobalMaxPool"})
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def region_of(
             nodes[node] = None
             todo.extend(reversed([v for v in [*node.inputs, *captured(node)] if v is not None]))
     ordered = tuple(sorted(nodes, key=order.__getitem__))
-    refusal = _escapes(nodes, set(outputs), facts) or _returns(nodes, inputs, outputs)
+    refusal = _escapes(ordered, border, set(outputs), facts) or _returns(nodes, inputs, outputs)
     if refusal is not None:
         return refusal
     used = [v for node in ordered for v in [*node.inputs, *captured(node)] if v in weights]
@@ -108,22 +109,31 @@ def is_layout(node: ir.Node) -> bool:
     return node.op_type in LAYOUT and node.domain in {"", "ai.onnx"}
 
 
-def _escapes(nodes: dict[ir.Node, None], outputs: set[ir.Value], facts: GraphFacts) -> Refusal | None:
-    """Return a refusal if a value inside is used outside; layout changes and shapes may be repeated there."""
+def _escapes(
+    nodes: Sequence[ir.Node], inputs: set[ir.Value], outputs: set[ir.Value], facts: GraphFacts
+) -> Refusal | None:
+    """Return a refusal if a value inside is used outside.
+
+    Shapes may be repeated there, and layout changes and pools of an input: exporters merge those of neighbouring
+    blocks, and a block's own kernel reads its input anyway.
+    """
+    inside, cheap = set(nodes), set(inputs)
     for node in nodes:
+        if (is_layout(node) or node.op_type in _POOLS) and node.inputs[0] in cheap:
+            cheap.update(node.outputs if is_layout(node) else ())
+            continue
         for value in node.outputs:
             if value in outputs:
                 continue
             if value.is_graph_output():
                 return Refusal(f"its inner tensor {value.name!r} is also an output of the graph", node.name or "")
             for user in value.consumers():
-                if user in nodes or (user.op_type in {"Shape", "Size"} and facts.is_size(user.outputs[0])):
+                if user in inside or (user.op_type in {"Shape", "Size"} and facts.is_size(user.outputs[0])):
                     continue
-                if not is_layout(node):
-                    return Refusal(
-                        f"its inner tensor {value.name!r} is also used by node {user.name!r} ({user.op_type}) outside",
-                        node.name or "",
-                    )
+                return Refusal(
+                    f"its inner tensor {value.name!r} is also used by node {user.name!r} ({user.op_type}) outside",
+                    node.name or "",
+                )
     return None
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from trtdeploy.graph.emit import Emitter
+from trtdeploy.graph.emit import Emitter, TakenNames
 from trtdeploy.graph.fuse.region import Refusal, Region, is_layout
 from trtdeploy.graph.shapes.probes import Vec
 from trtdeploy.graph.view.facts import GraphFacts
@@ -32,8 +32,6 @@ def plan_shape_users(region: Region, facts: GraphFacts) -> list[ShapeUser] | Ref
     inside = set(region.nodes)
     plans: list[ShapeUser] = []
     for node in region.nodes:
-        if is_layout(node):
-            continue
         for value in node.outputs:
             if value in region.outputs:
                 continue
@@ -43,14 +41,16 @@ def plan_shape_users(region: Region, facts: GraphFacts) -> list[ShapeUser] | Ref
                 if not _serves_outside(user, inside, facts):
                     continue
                 elements = _elements(user, region.inputs, facts) if user.op_type == "Shape" else None
+                if elements is None and is_layout(node):
+                    continue  # it stays where it is
                 if elements is None:
                     return Refusal(f"the shape of its inner tensor {value.name!r} is used outside", user.name or "")
                 plans.append(ShapeUser(user, elements))
     return plans
 
 
-def change(model: ir.Model, user: ShapeUser) -> list[ir.Node]:
-    """Replace a Shape node by nodes that read the block's inputs; return the new nodes."""
+def change(model: ir.Model, user: ShapeUser, taken: TakenNames) -> list[ir.Node]:
+    """Replace a Shape node by nodes that read the block's inputs, with names not `taken`; return the new nodes."""
     opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
     emit = Emitter(opset, f"{user.node.name or 'shape'}/outside")
     parts = [
@@ -61,9 +61,7 @@ def change(model: ir.Model, user: ShapeUser) -> list[ir.Node]:
     result = parts[0] if len(parts) == 1 else emit.concat(parts, axis=0)
     if not emit.nodes:  # constants alone
         result = emit.op("Identity", result)
-    for value in emit.initializers:
-        model.graph.register_initializer(value)
-    model.graph.insert_before(user.node, emit.nodes)
+    emit.insert_before(user.node, taken)
     result.type, result.shape = output.type, output.shape
     output.replace_all_uses_with(result, replace_graph_outputs=True)
     model.graph.remove(user.node, safe=True)

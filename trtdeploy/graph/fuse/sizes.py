@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MAX_CONSTANT = 128
+_NOT_POLYNOMIAL = frozenset({"Ceil", "Div", "Floor", "Max", "Min", "Mod", "Pad", "Resize", "Round", "Where"})
 _MAX_DEPTH = 60
 
 
@@ -73,14 +74,15 @@ class SizeEmitter:
         return self.constant(np.ascontiguousarray(data[0]).reshape(data[0].shape))
 
     def _has_cases(self, value: ir.Value) -> bool:
-        """Return whether `value` may follow another formula at sizes that were not tried: it is clamped on the way."""
+        """Return whether `value` is clamped or divided on the way: a formula that fits the sizes tried may be wrong."""
         todo, seen = [value], {value}
         while todo:
             node = todo.pop().producer()
             if node is None:
                 continue
             sizes = [v for v in node.inputs[1:] if v is not None and v.const_value is None]
-            if node.op_type in {"Min", "Max", "Where"} or (node.op_type == "Slice" and sizes):
+            strides = node.attributes.get_ints("strides", ())
+            if node.op_type in _NOT_POLYNOMIAL or (node.op_type == "Slice" and sizes) or max(strides, default=1) > 1:
                 return True
             new = [v for v in node.inputs if v is not None and v not in seen and v not in self.inputs]
             seen.update(new)
@@ -126,10 +128,13 @@ class SizeEmitter:
         return None
 
     def _functions(self, vector: Vec, sources: Sequence[ir.Value]) -> Iterator[str]:
-        dims = [(value, axis, dim) for value in sources for axis, dim in self._dims(value)]
-        for value, axis, dim in dims:
-            if dim == vector:
-                yield self._dim(value, axis)
+        distinct: dict[Vec, tuple[ir.Value, int]] = {}
+        for value in sources:
+            for axis, dim in self._dims(value):
+                distinct.setdefault(dim, (value, axis))
+        if vector in distinct:
+            yield self._dim(*distinct[vector])
+        dims = [(value, axis, dim) for dim, (value, axis) in distinct.items()]
         for value, axis, dim in dims:
             yield from self._scaled(vector, dim, lambda v=value, a=axis: self._dim(v, a))
         for i, (value, axis, dim) in enumerate(dims):
