@@ -76,6 +76,7 @@ def test_remove_attention_writes_a_model_without_it(cli_inside: Cli, gated: Path
     assert report["before"]["parameters"] - report["after"]["parameters"] == 10
     assert report["after"]["flops"] < report["before"]["flops"]
     assert (report["rate"], report["score"]) == (None, None)
+    assert "outputs keep their shapes" in report["checked"]
     assert _ends(tmp_path / "o.onnx") == _ends(gated)
     assert cli_inside("remove-attention", "o.onnx", "--list", "--json").json()["blocks"] == []
 
@@ -149,6 +150,19 @@ def test_block_that_cannot_go_stays_with_the_reason(cli_inside: Cli, gated: Path
     advice = cli_inside("advise", "watched.onnx", *QUICK, "--json").json()["blocks"][0]
     assert (advice["action"], advice["without"]) == ("keep", {})
     cli_inside("baseline", "watched.onnx", *QUICK).failed(2, "nothing to compare", "'se/s'")
+
+
+def test_result_that_would_not_be_the_same_network_is_not_written(
+    cli_inside: Cli, gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A defect of the removal, made on purpose: the map is replaced by what pools it."""
+    from trtdeploy.graph import remove
+
+    wrong = remove.Removal((("se/y", "se/s"),), "wrong")
+    monkeypatch.setattr(remove, "plan_removal", lambda *_: wrong)
+    done = cli_inside("remove-attention", gated, "-o", "o.onnx", "--all", *QUICK)
+    done.failed(3, "Without the blocks", "Nothing was written")
+    assert os.listdir(tmp_path) == ["gated.onnx"]
 
 
 @pytest.mark.parametrize("command", ["remove-attention", "advise", "baseline"])

@@ -108,6 +108,31 @@ class AttentionModel:
             raise ModelError(f"{self.path} is not measured: {error}. Use --seconds 0 to leave that out.") from error
         return measure_pair(*pair, self.feeds(), seconds)
 
+    def check_runs(self, model: ir.Model) -> str:
+        """Run the model and a variant once; return what was found.
+
+        Raises:
+            ModelError: The variant does not run, or its outputs have other names or shapes. That is a defect.
+        """
+        from trtdeploy.graph.reference import ReferenceModel, ReferenceRunError
+
+        feeds = self.feeds()
+        try:
+            before = ReferenceModel(self.model).run(feeds)
+        except ReferenceRunError as error:
+            return f"not run: the model itself does not run in ONNX Runtime at {self.batch}x{self.size}: {error}"
+        report = "This is a defect of trtdeploy: please report it with the model. Nothing was written."
+        try:
+            after = ReferenceModel(model).run(feeds)
+        except ReferenceRunError as error:
+            raise ModelError(
+                f"Without the blocks, {self.path} does not run in ONNX Runtime: {error}. {report}"
+            ) from error
+        shapes = [{name: array.shape for name, array in outputs.items()} for outputs in (before, after)]
+        if shapes[0] != shapes[1]:
+            raise ModelError(f"Without the blocks, outputs of {self.path} are {shapes[1]}, not {shapes[0]}. {report}")
+        return f"runs in ONNX Runtime at {self.batch}x{self.size}, outputs keep their shapes"
+
     def builder(self, model: ir.Model) -> dict[str, Any]:
         """Return what TensorRT-RTX's builder makes of a variant after surgery, in FP16; with a reason where it cannot.
 

@@ -69,6 +69,7 @@ class RemoveReport:
         rate: The model and the result measured in turn, None where that was left out.
         batch, size: What the figures are for.
         score: What the caller's comparison of detections found.
+        checked: What running the result once found.
     """
 
     path: Path
@@ -80,13 +81,14 @@ class RemoveReport:
     batch: int
     size: Size
     score: dict[str, Any] | None = None
+    checked: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         return {
             "model": str(self.path), "batch": self.batch, "height": self.size.height, "width": self.size.width,
             "removed": list(self.removed), "refused": list(self.refused), "before": self.before, "after": self.after,
-            "rate": None if self.rate is None else self.rate.to_dict(), "score": self.score,
+            "rate": None if self.rate is None else self.rate.to_dict(), "score": self.score, "checked": self.checked,
         }  # fmt: skip
 
 
@@ -141,6 +143,8 @@ def remove_attention(
     step("remove")
     result = remove_blocks(whole.model, removals)
     check_model(result)
+    step("check")
+    checked = whole.check_runs(result)
     before: dict[str, Any] = dict(whole.figures(whole.model))
     after: dict[str, Any] = dict(whole.figures(result))
     rate = None
@@ -168,6 +172,7 @@ def remove_attention(
         batch=whole.batch,
         size=whole.size,
         score=score,
+        checked=checked,
     )
 
 

@@ -131,6 +131,7 @@ def print_report(screen: Screen, report: RemoveReport) -> None:
     if rate is not None:
         screen.say(f"Speed after, of before: {text.rate_text(rate.to_dict())}")
     _say_score(screen, report.score)
+    screen.say(f"The new model: {report.checked}.")
     text.say_conditions(screen, report.to_dict())
 
 
