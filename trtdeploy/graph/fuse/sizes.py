@@ -55,10 +55,8 @@ class SizeEmitter:
                 or self._copy(value, depth)
                 or self._integers(value, self._before(value))
             )
-            if name is None:
-                return None
-            self._known[key] = name
-        return self._known[key]
+            self._known[key] = name or ""
+        return self._known[key] or None
 
     def constant(self, array: NDArray[Any]) -> str:
         """Return the name of a constant of the body."""
@@ -94,7 +92,8 @@ class SizeEmitter:
         after: set[ir.Value] = set()
         todo = [value]
         while todo:
-            new = [output for user in todo.pop().consumers() for output in user.outputs if output not in after]
+            outputs = {output for user in todo.pop().consumers() for output in user.outputs} - after
+            new = [output for output in outputs if output in self._inside or self.facts.is_size(output)]
             after.update(new)
             todo += new
         return [*self.inputs, *(v for v in self.inner if v not in after)]
