@@ -1,9 +1,9 @@
 """Rewrites dot-product attention into the form that NVIDIA's builder fuses into one kernel.
 
 That is `softmax(scale (Q @ K^T) + bias) @ V` with operands of rank 4, `[B, heads, positions, width]`, and one width for
-queries, keys and values, a multiple of 8 from 16 to 256. Zero columns change no product, so narrower operands are
-padded. Measured with TensorRT-RTX 1.7: any other order of operands, rank 3, or unequal widths gives separate kernels
-that write the whole matrix of probabilities.
+queries, keys and values, from 9 to 256. Zero columns change no product, so narrower operands are padded. Measured with
+TensorRT-RTX 1.7: any other order of operands, rank 3, or unequal widths gives separate kernels that write the whole
+matrix of probabilities; a scale, a bias for every key and a constant bias are fused (`docs/builder-facts.md`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from trtdeploy.graph.shapes.probes import Vec
 from trtdeploy.graph.view.facts import GraphFacts
 from trtdeploy.graph.view.sdpa import Core, find_core
 
-MIN_WIDTH, MAX_WIDTH, WIDTH_MULTIPLE = 16, 256, 8
+MIN_WIDTH, MAX_WIDTH, WIDTH_MULTIPLE = 9, 256, 8
+"""Equal widths from the least to the most are fused, whatever their divisors; where padding is needed at all, it goes
+to a multiple, as the builder's own buffers do."""
 _RANK = 4
 
 
@@ -83,6 +85,8 @@ class AttentionForm:
             users = {user for output in node.outputs for user in output.consumers()}
             if any(output.is_graph_output() for output in node.outputs) or len(users) != 1:
                 return Refusal("its scores or probabilities are also used elsewhere", node.name or "")
+        if any(self._facts.dims(operand) is None for _, operand in core.steps):
+            return Refusal("the rank of what is added to its scores is not known", name)
         form = self._form(core)
         if form is None:
             return Refusal("the sizes of its operands are not known", name)
@@ -112,8 +116,9 @@ class AttentionForm:
         depth = value[-1 if core.probabilities_first else -2]
         if width is None or depth is None or len(set(width)) > 1 or len(set(depth)) > 1 or len(query) > _RANK:
             return None
-        widest = max(width[0], depth[0], MIN_WIDTH)
-        target = -(-widest // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+        target = widest = max(width[0], depth[0], MIN_WIDTH)
+        if width[0] != widest or depth[0] != widest:
+            target = -(-widest // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
         fits = self._pad and target <= MAX_WIDTH
         changes = []
         if core.swapped or core.transposed or not core.probabilities_first or core.key_axis != -1:
@@ -219,11 +224,14 @@ class _Writer:
         return self.emit.mul(scores, np.array(scale, dtype))
 
     def _bias(self, value: ir.Value) -> ir.Value:
-        """Return what is added to the scores so that it broadcasts against rank 4."""
-        dims = self.facts.dims(value)
-        if dims is not None and len(dims) == self.form.rank == 3:
-            return self.emit.unsqueeze(value, 1)
-        return value
+        """Return what is added to the scores so that it broadcasts against `[B, heads, queries, keys]`."""
+        rank = len(self.facts.dims(value) or ())
+        if rank == self.form.rank == 3:
+            value, rank = self.emit.unsqueeze(value, 1), _RANK
+        if not self.core.swapped or rank == 0:
+            return value
+        # keys were the rows: one number per column belongs to a query
+        return self.emit.unsqueeze(value, 1) if rank == 1 else self.emit.transpose(value, *_swapped(rank))
 
     def _pad(self, value: ir.Value, size: int, axis: int) -> ir.Value:
         """Pad `axis` from `size` to the target with zeros."""
@@ -277,9 +285,13 @@ def _scalar(value: ir.Value) -> float | None:
     return float(tensor.numpy().reshape(-1)[0]) if tensor is not None and tensor.size == 1 else None
 
 
+def _swapped(rank: int) -> list[int]:
+    return [*range(rank - 2), rank - 1, rank - 2]
+
+
 def _swaps_last(node: ir.Node, rank: int) -> bool:
     perm = list(node.attributes.get_ints("perm", ()))
-    return node.op_type == "Transpose" and perm == [*range(rank - 2), rank - 1, rank - 2]
+    return node.op_type == "Transpose" and perm == _swapped(rank)
 
 
 def _drop(graph: ir.Graph, nodes: Sequence[ir.Node | None]) -> None:
