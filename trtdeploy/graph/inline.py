@@ -52,7 +52,8 @@ def check_unfolded_size(model: ir.Model) -> None:
     total = _size(model.graph, sizes)
     if total > _MAX_NODES:
         raise ModelError(
-            f"The model's functions unfold to {total} nodes; at most {_MAX_NODES} are accepted. Export it without functions."
+            f"The model's functions unfold to {total} nodes; at most {_MAX_NODES} are accepted. Export it without "
+            "functions."
         )
 
 

@@ -13,7 +13,8 @@ from trtdeploy.attention.pattern import Pattern, Rule
 from trtdeploy.graph.fuse.match import Match, match_at
 from trtdeploy.graph.fuse.region import Refusal, Region, is_layout, region_of
 from trtdeploy.graph.view.facts import GraphFacts
-from trtdeploy.graph.view.terms import Term, Terms
+from trtdeploy.graph.view.term import Term
+from trtdeploy.graph.view.terms import Terms
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trtdeploy.attention.pattern import Pattern
-from trtdeploy.graph.view.terms import Term, Terms
+from trtdeploy.graph.view.term import Term
+from trtdeploy.graph.view.terms import Terms
 
 Bindings = dict[Pattern, Term]
 _COMMUTATIVE = frozenset({"add", "mul", "maximum", "minimum"})

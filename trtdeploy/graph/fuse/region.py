@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from trtdeploy.graph.view.facts import GraphFacts
-from trtdeploy.graph.view.terms import LAYOUT
+from trtdeploy.graph.view.term import LAYOUT
 
 _EMBEDDED = 1
 """Elements. Floats up to this many, and all integers, are constants of the body; larger tensors are its inputs."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from trtdeploy.graph.view.terms import Term, Terms
+from trtdeploy.graph.view.term import Term
+from trtdeploy.graph.view.terms import Terms
 
 _POOLS = frozenset({"mean", "max", "sum", "l2"})
 _GATES = frozenset({"sigmoid", "hardsigmoid", "softmax"})
