@@ -99,6 +99,12 @@ def test_remove_attention_measures_and_says_so(cli_inside: Cli, gated: Path) -> 
     assert "\x1b" not in done.text
 
 
+def test_blocks_of_an_optimized_model_keep_their_places(cli_inside: Cli, gated: Path) -> None:
+    assert cli_inside("optimize", gated, "-o", "o.onnx").code == 0
+    blocks = cli_inside("remove-attention", "o.onnx", "--list", "--imgsz", "64", "--json").json()["blocks"]
+    assert [(b["kind"], b["place"]) for b in blocks] == [("se", "se")]
+
+
 def test_list_shows_blocks_and_writes_nothing(cli_inside: Cli, gated: Path, tmp_path: Path) -> None:
     done = cli_inside("remove-attention", gated, "--list", "--imgsz", "64")
     assert done.code == 0, done.text

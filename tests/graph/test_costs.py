@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -16,11 +17,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch.utils.flop_counter import FlopCounterMode
 
-from trtdeploy.attention import catalogue
 from trtdeploy.core.types import Size
 from trtdeploy.graph.analysis import BACKBONE, NECK, Analysis, analyse
 from trtdeploy.graph.costs import VIEWS, Costs, parameters_of
-from trtdeploy.graph.fuse.region import Refusal
+from trtdeploy.graph.fuse.region import Refusal, Region
 from trtdeploy.graph.lifetimes import timeline
 from trtdeploy.graph.prepare import Prepare
 from trtdeploy.graph.remove import Removal, can_gate, plan_removal, remove_blocks
@@ -271,15 +271,14 @@ def test_block_whose_inner_tensor_is_an_output_stays() -> None:
     assert "'shallow/Sigmoid_output' is also an output" in plan.reason
 
 
-def test_block_that_makes_another_shape_stays() -> None:
-    """Efficient multi-scale attention works on groups of channels, which this graph leaves apart at its output."""
-    torch.manual_seed(0)
-    module = catalogue.kind("ema").make(36, groups=4).eval()
-    buffer = io.BytesIO()
-    axes = {"x": {0: "b", 2: "h", 3: "w"}}
-    torch.onnx.export(module, (torch.rand(2, 36, 8, 6),), buffer, dynamo=False, input_names=["x"], dynamic_axes=axes)
-    found = _analysis(onnx.load_from_string(buffer.getvalue()), size=16)
-    (block,) = [b for b in found.blocks if b.kind.name == "ema"]
-    plan = plan_removal(block, found.facts)
-    assert isinstance(plan, Refusal)
-    assert "so its input cannot take the output's place" in plan.reason
+def test_block_that_makes_another_shape_or_has_several_inputs_stays() -> None:
+    found = _analysis()
+    (images,) = found.model.graph.inputs
+    gate = found.blocks[0]
+    region = gate.block.region
+    assert isinstance(region, Region)
+    for inputs, words in (((images,), "so its input cannot take"), ((images, *region.inputs), "it has 2 inputs")):
+        changed = replace(gate, block=replace(gate.block, region=replace(region, inputs=inputs)))
+        plan = plan_removal(changed, found.facts)
+        assert isinstance(plan, Refusal)
+        assert words in plan.reason

@@ -50,6 +50,7 @@ class AttentionModel:
         *,
         fits: bool = True,
     ) -> None:
+        from trtdeploy.graph.analysis import fused_places
         from trtdeploy.graph.load import load_model
         from trtdeploy.graph.prepare import Prepare
 
@@ -57,6 +58,7 @@ class AttentionModel:
         self._step = progress or (lambda _name: None)
         self._step("load")
         loaded = load_model(self.path)
+        self._places = fused_places(loaded.model)
         self._step("prepare")
         self.model: ir.Model = Prepare(verify=False).run(loaded.model).model
         self.batch, self.size = _shape(self.model, self.path, batch, size, fits=fits)
@@ -71,7 +73,7 @@ class AttentionModel:
         """Return the costs of a variant of the model, at the same batch and size."""
         from trtdeploy.graph.analysis import analyse
 
-        return analyse(model, self.batch, self.size)
+        return analyse(model, self.batch, self.size, places=self._places)
 
     def figures(self, model: ir.Model) -> dict[str, int]:
         """Return parameters, operations, bytes and peak memory of a variant."""

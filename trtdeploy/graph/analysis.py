@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
 
 from trtdeploy.attention import catalogue
-from trtdeploy.attention.kind import AttentionKind
+from trtdeploy.attention.kind import DOMAIN, AttentionKind
 from trtdeploy.core.types import Size
 from trtdeploy.graph.costs import Cost, Costs, Dims, parameters_of, share, weight_bytes_of
 from trtdeploy.graph.fuse.blocks import Block, find_blocks
@@ -129,7 +129,27 @@ class Analysis:
         }  # fmt: skip
 
 
-def analyse(model: ir.Model, batch: int, size: Size, kinds: Iterable[AttentionKind] | None = None) -> Analysis:
+def fused_places(model: ir.Model) -> dict[str, str]:
+    """Return where fused blocks stand, by the name of each output; inlining them loses that.
+
+    Args:
+        model: A model as `optimize` wrote it; any other has none.
+    """
+    return {
+        output.name: node.name.rpartition("/")[0]
+        for node in model.graph
+        for output in node.outputs
+        if node.domain == DOMAIN and node.name and "/" in node.name and output.name
+    }
+
+
+def analyse(
+    model: ir.Model,
+    batch: int,
+    size: Size,
+    kinds: Iterable[AttentionKind] | None = None,
+    places: Mapping[str, str] | None = None,
+) -> Analysis:
     """Find the attention blocks of a prepared model, and count what they and the whole network cost.
 
     Args:
@@ -137,11 +157,15 @@ def analyse(model: ir.Model, batch: int, size: Size, kinds: Iterable[AttentionKi
         batch: Images at once, where the model leaves that open.
         size: Image size, where the model leaves that open.
         kinds: Kinds to look for; default: the whole catalogue.
+        places: Places of blocks by the name of their output, where the nodes' own names do not tell; see
+            `fused_places`.
     """
     facts = GraphFacts(model)
     terms = Terms(model, facts)
     order = {node: index for index, node in enumerate(model.graph)}
     found = find_blocks(model, terms, catalogue.kinds() if kinds is None else kinds)
+    known = places or {}
+    found = [replace(b, place=known.get(b.root.name or "", b.place)) for b in found]
     found.sort(key=lambda b: (_span(b, order), -_size(b)))
     costs = Costs(model, batch, size)
     memory = timeline(costs)
