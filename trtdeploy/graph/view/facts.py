@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _BATCHES = (2, 3, 2, 5, 2)
 _ODD = ((13, 17), (13, 17), (14, 17), (11, 23), (14, 19))
 """In general position for padding too: what is missing to a multiple of 2 to 8 differs among them."""
+_LARGER = ((37, 53), (37, 53), (41, 53), (44, 71), (41, 60))
+"""For graphs in which strides make the odd sizes the same at every probe."""
 _EVEN = ((10, 14), (10, 14), (11, 14), (13, 18), (11, 17))
 _MULTIPLES = (32, 64, 8)
 """Image sizes are tried as any number, then as multiples: networks with a neck accept only those."""
@@ -64,14 +66,27 @@ class GraphFacts:
     def _best(self) -> Probes:
         """Return the probes at the first sizes that every node accepts, else at the last."""
         inputs = [v for v in self._model.graph.inputs if v.name not in self._model.graph.initializers]
-        tried = [_ODD, *([(h * m, w * m) for h, w in _EVEN] for m in _MULTIPLES)]
+        tried = [_ODD, _LARGER, *([(h * m, w * m) for h, w in _EVEN] for m in _MULTIPLES)]
         for sizes in tried:
             probes = _start(self._model, inputs, [Probe(b, h, w) for b, (h, w) in zip(_BATCHES, sizes, strict=True)])
             is_fixed = not any(probes.varies(dim) for v in inputs for dim in _dims(probes, v))
             may_stop = sizes is not tried[-1] and not is_fixed
-            if all(_visit(probes, node) or not may_stop for node in self._model.graph):
+            fits = all(_visit(probes, node) or not may_stop for node in self._model.graph)
+            if fits and not (may_stop and any(_collapses(probes, node) for node in self._model.graph)):
                 break
         return probes
+
+
+def _collapses(probes: Probes, node: ir.Node) -> bool:
+    """Return whether strides have made height, width or their sum the same at every probe: it would look constant."""
+    if max(node.attributes.get_ints("strides", ()) or [1]) == 1:
+        return False
+    before, after = _dims(probes, node.inputs[0]) if node.inputs[0] is not None else [], _dims(probes, node.outputs[0])
+    if len(before) != 4 or len(after) != 4 or None in {*before[2:], *after[2:]}:
+        return False
+    pairs = [(dims[2] or (), dims[3] or ()) for dims in (before, after)]
+    was, now = ([h, w, tuple(a + b for a, b in zip(h, w, strict=True))] for h, w in pairs)
+    return any(len(set(a)) > 1 and len(set(b)) == 1 for a, b in zip(was, now, strict=True))
 
 
 def _dims(probes: Probes, value: ir.Value) -> list[Vec | None]:
