@@ -12,12 +12,12 @@ LAYERS = "Layers:"
 """Start of the message that lists an engine's kernels, at `ProfilingVerbosity.DETAILED`."""
 ACTIVATION = "Total Activation Memory"
 WEIGHTS = "Total Weights Memory"
-HOST_KINDS = frozenset({"shape_call", "ShapeHostToDevice", "wait", "signal", "jmp", "cjmp"})
+HOST_KINDS = frozenset({"shape_call", "ShapeHostToDevice", "wait", "signal", "jmp", "cjmp", "TrainStation"})
 """Entries of the list that run no kernel: shape arithmetic and its copies, synchronisation, and jumps."""
 
 _ENTRY = re.compile(
     r"Name: (?P<name>.*), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*)\], Outputs: \[(?P<outputs>.*)\], "
-    r"(?:TacticName: (?P<tactic>.*)|ParameterType: .*, TacticValue: \w+), StreamId: \d+(?:, .*)?, "
+    r"(?:TacticName: (?P<tactic>.*)|(?:ParameterType: .*, )?TacticValue: \w+), StreamId: \d+(?:, .*)?, "
     r"Metadata: ?(?P<metadata>.*)"
 )
 _CONSTANTS = "], Constants: ["

@@ -12,9 +12,10 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from trtdeploy.core.types import PassReport
-from trtdeploy.graph.plan import PassResult
+from trtdeploy.graph.branch_outputs import own_outputs
 from trtdeploy.graph.compare import compare
 from trtdeploy.graph.inline import check_unfolded_size, inline_functions
+from trtdeploy.graph.plan import PassResult
 
 _TOLERANCE = 1e-4
 """Folding computes constants with numpy instead of ONNX Runtime: last-digit differences that a network amplifies."""
@@ -109,6 +110,7 @@ def _steps() -> list[_Step]:
         _Step("common subexpressions merged", common.CommonSubexpressionEliminationPass()),
         _Step("identities removed", common.IdentityEliminationPass()),
         _Step("unused nodes removed", common.RemoveUnusedNodesPass()),
+        _Step("outputs of branches made their own", own_outputs),
         _Step("unused functions removed", common.RemoveUnusedFunctionsPass()),  # type: ignore[no-untyped-call]
         _Step("shapes inferred", _infer_shapes),
     ]
