@@ -25,7 +25,7 @@ def _blocks(body: Callable[..., Any], path: Path) -> list[dict[str, Any]]:
         )  # fmt: skip
     model = Prepare(verify=False).run(load_model(path).model).model
     _, reports = operate(model, verify=False)
-    blocks: list[dict[str, Any]] = reports[-1].details["blocks"]
+    blocks: list[dict[str, Any]] = next(r for r in reports if r.stage == "FUSE").details["blocks"]
     return blocks
 
 

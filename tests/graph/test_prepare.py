@@ -120,7 +120,10 @@ def test_functions_that_would_unfold_beyond_memory_are_refused() -> None:
     for level in range(24):
         call = "Relu" if level == 0 else f"F{level - 1}"
         domain = "" if level == 0 else "bomb"
-        body = [helper.make_node(call, ["a"], ["t"], domain=domain), helper.make_node(call, ["t"], ["b"], domain=domain)]
+        body = [
+            helper.make_node(call, ["a"], ["t"], domain=domain),
+            helper.make_node(call, ["t"], ["b"], domain=domain),
+        ]
         proto.functions.append(helper.make_function("bomb", f"F{level}", ["a"], ["b"], body, opsets))
     proto.opset_import.append(helper.make_opsetid("bomb", 1))
     proto.graph.node[-1].output[0] = "before"

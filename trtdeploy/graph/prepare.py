@@ -90,6 +90,7 @@ def specialise(model: ir.Model) -> str:
         _Step("folded constants to initializers", _lift_constants()),
         _Step("identities removed", common.IdentityEliminationPass()),
         _Step("unused nodes removed", common.RemoveUnusedNodesPass()),
+        _Step("outputs of branches made their own", own_outputs),
         _Step("shapes inferred", _infer_shapes),
     ]
     for step in steps:

@@ -109,7 +109,7 @@ def with_early_exit(network: Network, threshold: float = 0.9) -> EarlyExit:
     channels = [_channels(branch) for branch in network.head.boxes]
     head = _Raw(DenseHead(channels, options.class_count, light=True))
     rest = _Rest(network.neck, _Raw(network.head))
-    made = EarlyExit(network.backbone, head, rest, _Decode(), 4 * BINS, threshold)
+    made = EarlyExit(network.backbone, head, rest, _Decode(options.class_count), 4 * BINS, threshold)
     made.train(network.training)
     return made
 
@@ -168,7 +168,13 @@ def _grown(x: Tensor, like: Tensor) -> Tensor:
 class _Decode(nn.Module):
     """Turn flat raw maps into boxes and scores, as `DenseHead.forward` does: `[B, 4 + classes, N]`."""
 
+    def __init__(self, class_count: int) -> None:
+        super().__init__()
+        self.class_count = class_count
+
     def forward(self, flat: Tensor, *maps: Tensor) -> Tensor:
+        # shape inference does not look through If: the reshape says what comes out of it
+        flat = flat.reshape(maps[0].shape[0], 4 * BINS + self.class_count, -1)
         centres = [cell_centres(level, stride) for level, stride in zip(maps, STRIDES, strict=True)]
         strides = [torch.full_like(at[..., :1, :], stride) for at, stride in zip(centres, STRIDES, strict=True)]
         distances = expected_distances(flat[:, : 4 * BINS], BINS) * torch.cat(strides, dim=-1)

@@ -48,9 +48,11 @@ class SizeEmitter:
         """Return the name of a value of the body that equals the shape-derived `value`, None if there is no way."""
         key = ("value", id(value))
         if key not in self._known:
-            name = self._constant_of(value) or (self._copy(value, depth) if self._has_cases(value) else None)
+            # a table cut to a size, or a clamped size, may be constant at the sizes tried alone
+            name = self._copy(value, depth) if self._has_cases(value) else None
             name = (
                 name
+                or self._constant_of(value)
                 or self._integers(value, self.inputs)
                 or self._copy(value, depth)
                 or self._integers(value, self._before(value))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BATCHES = (2, 3, 2, 5, 2)
-_ODD = ((13, 17), (13, 17), (14, 17), (11, 23), (14, 19))
+_ODD = ((141, 173), (141, 173), (213, 173), (333, 301), (213, 269))
 """In general position for padding too: what is missing to a multiple of 2 to 8 differs among them."""
 _LARGER = ((37, 53), (37, 53), (41, 53), (44, 71), (41, 60))
 """For graphs in which strides make the odd sizes the same at every probe."""
