@@ -16,10 +16,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import trtdeploy
 from trtdeploy.attention.cbam.module import CBAM
 from trtdeploy.attention.self_attention.module import SelfAttention
 from trtdeploy.backends.rtx_probe import probe_build
-from trtdeploy.core.errors import UsageError
+from trtdeploy.core.errors import ModelError, UsageError
 from trtdeploy.graph.load import load_model
 from trtdeploy.graph.precision.fp16 import ToFp16
 from trtdeploy.graph.prepare import Prepare
@@ -221,6 +222,19 @@ def test_early_exit_exports_with_both_outcomes(tmp_path: Path, exporter: str) ->
             assert gap(run, model, image) < 1e-5
     if HAS_RTX and exporter == "dynamo":
         builds(proto, {"x0": ((1, 3, 64, 64), (2, 3, 128, 128), (4, 3, 160, 160))})
+
+
+def test_build_takes_early_exit_and_refuses_a_graph_with_state(tmp_path: Path) -> None:
+    x = torch.rand(2, 3, 64, 96)
+    b, h, w = (torch.export.Dim(name, min=1, max=64) for name in "bhw")
+    written(exiting(0.0), (x,), tmp_path / "exit.onnx", "dynamo", ({0: b, 2: 32 * h, 3: 32 * w},))
+    report = trtdeploy.build(tmp_path / "exit.onnx", tmp_path / "exit.engine")
+    assert (tmp_path / "exit.engine").exists()
+    assert any("Recognised a yolov8 head" in text for entry in report.reports for text in entry.changes)
+    cached = CachedAttention(Watched().eval()).eval()
+    written(cached, (x, *cached.start(x)), tmp_path / "state.onnx", "scripted", None, outputs=4)
+    with pytest.raises(ModelError, match="image inputs"):
+        trtdeploy.build(tmp_path / "state.onnx", tmp_path / "state.engine")
 
 
 def test_early_exit_refuses() -> None:
