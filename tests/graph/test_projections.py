@@ -114,8 +114,10 @@ def test_convolutions_that_feed_no_attention_stay() -> None:
 
 
 def test_products_with_matrices_are_joined_only_where_asked() -> None:
-    layers = "f = Reshape(x, flat) t = Transpose <perm = [0, 2, 1]> (f) "
+    layers = (
+        "f = Reshape(x, flat) t = Transpose <perm = [0, 2, 1]> (f) "
         "a = MatMul(t, mq) c = MatMul(t, mk) d = MatMul(t, mv)"
+    )
     core = (
         "kt = Transpose <perm = [0, 2, 1]> (c) s = MatMul(a, kt) p = Softmax <axis = -1> (s) m = MatMul(p, d) "
         "mt = Transpose <perm = [0, 2, 1]> (m) shape = Shape(x) y = Reshape(mt, shape)"
