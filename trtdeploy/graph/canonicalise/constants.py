@@ -61,9 +61,9 @@ class Constants:
         if node.domain not in STANDARD or node.op_type in {"Constant", "Identity"}:
             return
         for output in node.outputs:
-            data = self._facts.data(output)
-            if data is not None and all(np.array_equal(d, data[0]) for d in data[1:]):
-                self._known[output] = data[0]
+            number = self._facts.constant(output)
+            if number is not None:
+                self._known[output] = number
         if self._is_folded(node) or node.op_type not in _ARITHMETIC or len(node.outputs) != 1:
             return
         inputs = [self._number(value) for value in node.inputs if value is not None]

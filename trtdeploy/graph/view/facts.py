@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx_ir as ir
 
 from trtdeploy.core.errors import ShapeRefusedError
@@ -13,10 +14,13 @@ from trtdeploy.graph.shapes.probes import Facts, Probe, Probes, Vec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_WITH_CASES = frozenset({"Ceil", "Clip", "Div", "Floor", "Max", "Min", "Mod", "Round", "Slice", "Where"})
+"""Operators by which a size becomes another function of the image's on one side of a limit."""
 _BATCHES = (2, 3, 2, 5, 2)
-_ODD = ((141, 173), (141, 173), (214, 173), (335, 302), (214, 267))
-"""In general position for padding too: what is missing to a multiple of 2 to 8 differs among them."""
-_EVEN = ((10, 14), (10, 14), (11, 14), (13, 18), (11, 17))
+_ODD = ((141, 173), (141, 173), (214, 173), (11, 7), (214, 267))
+"""In general position for padding too: what is missing to a multiple of 2 to 8 differs among them. One is so small that
+limits, such as at most 128 keys or a table of 100 places, show."""
+_EVEN = ((10, 14), (10, 14), (11, 14), (2, 3), (11, 17))
 _MULTIPLES = (32, 64, 8)
 """Image sizes are tried as any number, then as multiples: networks with a neck accept only those."""
 
@@ -45,6 +49,33 @@ class GraphFacts:
         """Return the value at every probe, for small values that depend on shapes only; constants included."""
         facts = None if value is None else self._probes.facts(value)
         return None if facts is None else facts.data
+
+    def constant(self, value: ir.Value) -> NDArray[Any] | None:
+        """Return the number that `value` is for every shape, None where it is not known to be one.
+
+        Equal numbers at every probe do not do where a varying size is clamped, divided or cut on the way.
+        """
+        data = self.data(value)
+        if data is None or any(not np.array_equal(data[0], other) for other in data[1:]) or self._has_cases(value):
+            return None
+        return data[0]
+
+    def _has_cases(self, value: ir.Value) -> bool:
+        todo, seen = [value], {value}
+        while todo:
+            node = todo.pop().producer()
+            if node is None:
+                continue
+            sizes = [v for v in node.inputs if v is not None and self.is_size(v)]
+            if node.op_type in _WITH_CASES and any(self._varies(v) for v in sizes):
+                return True
+            todo += [v for v in sizes if v not in seen]
+            seen.update(sizes)
+        return False
+
+    def _varies(self, value: ir.Value) -> bool:
+        data = self.data(value) or []
+        return any(not np.array_equal(data[0], other) for other in data[1:])
 
     def is_size(self, value: ir.Value) -> bool:
         """Return whether `value` is computed from shapes alone."""
