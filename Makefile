@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-real attention-table lint clean
+.PHONY: demo test test-real attention-table builder-table lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/trtdeploy demo --output demo-output --force
@@ -19,6 +19,11 @@ test-real: $(VENV)/.installed-real
 # Runs every check of every kind of attention anew, and writes docs/attention.md.
 attention-table: $(VENV)/.installed-test
 	$(BIN)/python tests/attention/catalogue_table.py
+
+# Asks NVIDIA's builder what it makes of networks before and after surgery, and writes docs/builder-table.md.
+builder-table: $(VENV)/.installed-real
+	$(BIN)/python benchmarks/builder_table.py --markdown > docs/builder-table.tmp
+	mv docs/builder-table.tmp docs/builder-table.md
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

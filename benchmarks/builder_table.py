@@ -28,12 +28,15 @@ import onnx
 import onnx_ir as ir
 from calibrated import export, import_ultralytics
 
+from trtdeploy.attention import catalogue
+from trtdeploy.attention.kind import AttentionKind
 from trtdeploy.backends.rtx_probe import ORACLE_IMAGES, ORACLE_TARGETS, BuildFacts, ShapeRange, probe_build
 from trtdeploy.core.errors import TrtdeployError, UsageError
 from trtdeploy.graph.precision.fp16 import ToFp16
 
 LAYERS = ("model.4", "model.6", "model.8")
 """Where attention is inserted: behind the last three stages of the backbone of YOLOv8, 11 and 12."""
+NETWORKS = ("yolov8n", "yolov10n", "yolo11n", "yolo12n", "yolo26n")
 MIB = 1 << 20
 
 
@@ -49,10 +52,12 @@ def main(arguments: list[str] | None = None) -> int:
                 **{title: _measured(make, options) for title, make in columns.items()},
             }
             rows.append(row)
-            if not options.json:
+            if not options.json and not options.markdown:
                 print(_line(row), flush=True)
     if options.json:
         print(json.dumps({"conditions": _conditions(options), "rows": rows}, indent=1))
+    elif options.markdown:
+        print(_markdown(rows, _conditions(options)))
     else:
         print(_conditions(options))
     return int(any("error" in cell for row in rows for cell in row.values() if isinstance(cell, dict)))
@@ -186,16 +191,50 @@ def _conditions(options: argparse.Namespace) -> str:
     )
 
 
+def _tier_1() -> list[AttentionKind]:
+    """Return the kinds of tier 1 that go behind one layer."""
+    return [kind for kind in catalogue.kinds() if kind.tier == 1 and kind.levels == 1]
+
+
+def _markdown(rows: list[dict[str, Any]], conditions: str) -> str:
+    lines = [
+        "# What NVIDIA's builder makes of networks, before and after surgery",
+        "",
+        "Written by `make builder-table`. `yolo11n+KIND` is YOLO11n with attention behind layers 4, 6 and 8, random",
+        "weights. Entries of the builder's list of kernels / peak of activations in MiB / fused attention kernels; in",
+        "brackets the entries that occupy the device. No latency, and nothing measured on a GPU.",
+        "",
+        conditions,
+        "",
+        "| network | as exported | after surgery |",
+        "|---|---|---|",
+    ]
+    for row in rows:
+        cells = []
+        for title in ("before", "after"):
+            cell = row[title]
+            figures = "{kernels} / {peak} / {mha} ({launches})"
+            peak = (cell.get("activation_bytes") or 0) // MIB
+            cells.append(str(cell["error"]) if "error" in cell else figures.format(**{**cell, "peak": peak}))
+        lines.append(f"| {row['model']} | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines)
+
+
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="file.onnx, yolo11n, yolo11n+se or a.onnx=b.onnx")
+    parser.add_argument(
+        "models", nargs="*", metavar="MODEL",
+        help="file.onnx, yolo11n, yolo11n+se or a.onnx=b.onnx; default: five networks, and every kind of tier 1",
+    )  # fmt: skip
     parser.add_argument("--no-optimize", action="store_true", help="only the models as they were exported")
     parser.add_argument("--fp32", action="store_true", help="FP32 instead of FP16")
     parser.add_argument("--dynamo", action="store_true", help="export architectures with torch's dynamo exporter")
     parser.add_argument("--target", action="append", help=f"compute capability; default {' '.join(ORACLE_TARGETS)}")
     parser.add_argument("--timeout-s", type=float, default=300.0, help="time limit of one build; default 300")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--markdown", action="store_true", help="print the page docs/builder-table.md")
     options = parser.parse_args(arguments)
+    options.models = options.models or [*NETWORKS, *(f"yolo11n+{kind.name}" for kind in _tier_1())]
     options.target = options.target or list(ORACLE_TARGETS)
     return options
 

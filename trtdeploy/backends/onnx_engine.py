@@ -18,6 +18,7 @@ from trtdeploy.core.types import Precision
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+
 def write_engine(
     model: ir.Model,
     info: EngineInfo,
