@@ -64,13 +64,16 @@ class SplitStage(nn.Module):
         ValueError: If `outputs` is odd.
     """
 
+    step: type[nn.Module] = Bottleneck
+    """Block that refines, made with the number of channels and `residual`."""
+
     def __init__(self, inputs: int, outputs: int, depth: int = 1, *, residual: bool = False) -> None:
         super().__init__()
         if outputs % 2:
             raise ValueError(f"SplitStage: outputs must be even, got {outputs}.")
         half = outputs // 2
         self.enter = ConvNormAct(inputs, outputs)
-        self.steps = nn.ModuleList(Bottleneck(half, residual=residual) for _ in range(depth))
+        self.steps = nn.ModuleList(self.step(half, residual=residual) for _ in range(depth))
         self.leave = ConvNormAct(half * (2 + depth), outputs)
 
     def forward(self, x: Tensor) -> Tensor:

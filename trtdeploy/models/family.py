@@ -126,7 +126,7 @@ class Backbone(nn.Module):
         if style == "v8":
             self.stage5 = nn.Sequential(down5, last, PyramidPool(w[4]))
             return
-        last = last if size == "n" else InvertedStage(w[4], w[4], d[3])
+        last = last if size == "n" else InvertedStage(w[4], w[4], d[3], residual=True)
         self.stage5 = nn.Sequential(down5, last, PyramidPool(w[4]), catalogue.kind("psa").make(w[4]))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -157,7 +157,9 @@ class Neck(nn.Module):
         self.shrink3 = ConvNormAct(c3, c3, 3, 2)
         self.out4 = SplitStage(c3 + c4, c4, depth)
         self.shrink4 = _down(style, c4, c4)
-        self.out5 = InvertedStage(c4 + c5, c5, depth) if style == "v10" else SplitStage(c4 + c5, c5, depth)
+        self.out5 = (
+            InvertedStage(c4 + c5, c5, depth, residual=True) if style == "v10" else SplitStage(c4 + c5, c5, depth)
+        )
 
     def forward(self, p3: Tensor, p4: Tensor, p5: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map the maps at strides 8, 16 and 32 to maps of the same shapes."""

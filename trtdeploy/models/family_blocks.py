@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trtdeploy.attention import catalogue
-from trtdeploy.models.blocks import ConvNormAct
+from trtdeploy.models.blocks import ConvNormAct, SplitStage
 
 
 class SpatialDown(nn.Module):
@@ -56,30 +56,10 @@ class InvertedBlock(nn.Module):
         return x + out if self.residual else out
 
 
-class InvertedStage(nn.Module):
-    """Split the channels and refine one half by inverted blocks, joining every intermediate result.
+class InvertedStage(SplitStage):
+    """Split the channels and refine one half by inverted blocks, joining every intermediate result."""
 
-    Args:
-        inputs: Number of input channels.
-        outputs: Number of output channels, even.
-        depth: Number of inverted blocks. Default 1.
-        residual: Whether each block adds its input. Default True.
-    """
-
-    def __init__(self, inputs: int, outputs: int, depth: int = 1, *, residual: bool = True) -> None:
-        super().__init__()
-        half = outputs // 2
-        self.enter = ConvNormAct(inputs, outputs)
-        self.steps = nn.ModuleList(InvertedBlock(half, residual=residual) for _ in range(depth))
-        self.leave = ConvNormAct(half * (2 + depth), outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `[B, inputs, H, W]` to `[B, outputs, H, W]`."""
-        parts = list(self.enter(x).chunk(2, dim=1))
-        for step in self.steps:
-            parts.append(step(parts[-1]))
-        out: Tensor = self.leave(torch.cat(parts, dim=1))
-        return out
+    step = InvertedBlock
 
 
 class AreaBlock(nn.Module):
