@@ -104,9 +104,14 @@ def _check_path(model: nn.Module, path: str) -> None:
     Raises:
         UsageError: There is none; the message lists paths like it.
     """
-    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
-    if path in names:
-        return
+    try:
+        model.get_submodule(path)
+    except AttributeError:
+        pass
+    else:
+        if path:
+            return
+    names = [name for name, _ in model.named_modules() if name]
     near = difflib.get_close_matches(path, names, n=4, cutoff=0.5)
     hint = f"Near it: {', '.join(near)}." if near else f"There are, for instance, {_some_paths(model)}."
     raise UsageError(f"{type(model).__name__} has no module {path!r}. {hint}")
