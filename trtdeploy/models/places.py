@@ -104,17 +104,21 @@ def _check_path(model: nn.Module, path: str) -> None:
     Raises:
         UsageError: There is none; the message lists paths like it.
     """
-    try:
-        model.get_submodule(path)
-    except AttributeError:
-        pass
-    else:
-        if path:
-            return
+    if path and _has_module(model, path):
+        return
     names = [name for name, _ in model.named_modules() if name]
     near = difflib.get_close_matches(path, names, n=4, cutoff=0.5)
     hint = f"Near it: {', '.join(near)}." if near else f"There are, for instance, {_some_paths(model)}."
     raise UsageError(f"{type(model).__name__} has no module {path!r}. {hint}")
+
+
+def _has_module(model: nn.Module, path: str) -> bool:
+    """Return whether `path` leads to a module, through wrappers of inserted attention too."""
+    try:
+        model.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
 
 
 def _some_paths(model: nn.Module) -> str:
