@@ -14,7 +14,7 @@ from itertools import accumulate
 import onnx_ir as ir
 
 from trtdeploy.graph.costs import VIEWS, Costs, inputs_of
-from trtdeploy.graph.fuse.region import captured
+from trtdeploy.graph.view.term import captured
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from trtdeploy.graph.canonicalise.joint_layout import exchange, same_leading
 from trtdeploy.graph.emit import Emitter, TakenNames
 from trtdeploy.graph.fuse.region import Refusal
 from trtdeploy.graph.shapes.probes import Vec
+from trtdeploy.graph.unused import drop_unused
 from trtdeploy.graph.view.facts import GraphFacts
 from trtdeploy.graph.view.sdpa import Core, find_core
 
@@ -104,7 +105,7 @@ class AttentionForm:
         target.replace_all_uses_with(result, replace_graph_outputs=True)
         if target.is_graph_output() or result.is_graph_output():
             result.name, target.name = target.name, result.name
-        _drop(self._model.graph, [target.producer(), output.producer()])
+        drop_unused(self._model.graph, [n for n in (target.producer(), output.producer()) if n is not None])
         return Rewritten(name, form.changes, form.remark)
 
     def _form(self, core: Core) -> _Form | None:
@@ -292,15 +293,3 @@ def _swapped(rank: int) -> list[int]:
 def _swaps_last(node: ir.Node, rank: int) -> bool:
     perm = list(node.attributes.get_ints("perm", ()))
     return node.op_type == "Transpose" and perm == _swapped(rank)
-
-
-def _drop(graph: ir.Graph, nodes: Sequence[ir.Node | None]) -> None:
-    """Remove nodes that nobody uses any more, and what only they used."""
-    todo = [node for node in nodes if node is not None]
-    while todo:
-        node = todo.pop(0)
-        if node.graph is not graph or any(o.uses() or o.is_graph_output() for o in node.outputs):
-            continue
-        above = [v.producer() for v in node.inputs if v is not None]
-        graph.remove(node, safe=True)
-        todo += [n for n in above if n is not None]

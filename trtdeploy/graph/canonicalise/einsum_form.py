@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from trtdeploy.graph.canonicalise.replace import STANDARD, drop_unused, replace_output
+from trtdeploy.graph.canonicalise.replace import STANDARD, replace_output
 from trtdeploy.graph.emit import Emitter, TakenNames
+from trtdeploy.graph.unused import drop_unused
 from trtdeploy.graph.view.facts import GraphFacts
 
 
@@ -54,7 +55,7 @@ class EinsumForm:
             b = _ordered(emit, right, given[1], product.right)
             result = _ordered(emit, emit.matmul(a, b), product.result, given[2])
             replace_output(node, result, emit, self._taken, self._facts)
-            drop_unused(self._graph, node)
+            drop_unused(self._graph, [node])
             done += 1
         return done
 

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from trtdeploy.graph.canonicalise.replace import STANDARD, drop_unused
+from trtdeploy.graph.canonicalise.replace import STANDARD
 from trtdeploy.graph.emit import Emitter, TakenNames
+from trtdeploy.graph.unused import drop_unused
 from trtdeploy.graph.view.facts import GraphFacts
 from trtdeploy.graph.view.sdpa import find_core
 
@@ -94,7 +95,7 @@ class JoinProjections:
             old = layer.outputs[0]
             part.type, part.shape = old.type, old.shape
             old.replace_all_uses_with(part)
-            drop_unused(self._graph, layer)
+            drop_unused(self._graph, [layer])
 
 
 def _projection(value: ir.Value | None) -> ir.Node | None:

@@ -29,15 +29,3 @@ def replace_output(node: ir.Node, result: ir.Value, emit: Emitter, taken: TakenN
     old.replace_all_uses_with(result, replace_graph_outputs=True)
     if is_output:
         result.name, old.name = old.name, result.name
-
-
-def drop_unused(graph: ir.Graph, node: ir.Node) -> None:
-    """Remove `node` and what only it used, as far as nobody uses their outputs."""
-    todo = [node]
-    while todo:
-        old = todo.pop()
-        if old.graph is not graph or any(output.uses() or output.is_graph_output() for output in old.outputs):
-            continue
-        above = [value.producer() for value in old.inputs if value is not None]
-        graph.remove(old, safe=True)
-        todo += [found for found in above if found is not None]

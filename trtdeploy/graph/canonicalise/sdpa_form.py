@@ -12,10 +12,11 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from trtdeploy.graph.canonicalise.replace import STANDARD, drop_unused, replace_output
+from trtdeploy.graph.canonicalise.replace import STANDARD, replace_output
 from trtdeploy.graph.emit import Emitter, TakenNames
 from trtdeploy.graph.fuse.region import Refusal
 from trtdeploy.graph.shapes.probes import Vec
+from trtdeploy.graph.unused import drop_unused
 from trtdeploy.graph.view.facts import GraphFacts
 
 _RANK = 4
@@ -53,7 +54,7 @@ class SdpaForm:
                 continue
             emit = Emitter(self._opset, node.name or "Attention")
             replace_output(node, self._written(node, emit), emit, self._taken, self._facts)
-            drop_unused(self._graph, node)
+            drop_unused(self._graph, [node])
             done.append(node.name or "")
         return done, refused
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from trtdeploy.graph.canonicalise.replace import STANDARD, drop_unused, replace_output
+from trtdeploy.graph.canonicalise.replace import STANDARD, replace_output
 from trtdeploy.graph.emit import Emitter, TakenNames
+from trtdeploy.graph.unused import drop_unused
 from trtdeploy.graph.view.facts import GraphFacts
 from trtdeploy.graph.view.written_out import recognise, softmax_axis
 
@@ -51,7 +52,7 @@ class SoftmaxForm:
             emit = Emitter(self._opset, node.name or "softmax")
             result = emit.op("Softmax", source, axis=axis if self._opset >= _ANY_AXIS else rank - 1)
             replace_output(node, result, emit, self._taken, self._facts)
-            drop_unused(self._graph, node)
+            drop_unused(self._graph, [node])
             done += 1
         return done
 

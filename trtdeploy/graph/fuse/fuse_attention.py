@@ -18,6 +18,7 @@ from trtdeploy.graph.fuse.region import Refusal, Region, region_of
 from trtdeploy.graph.fuse.shape_users import change, plan_shape_users
 from trtdeploy.graph.fuse.unrecognised import find_unrecognised
 from trtdeploy.graph.plan import PassResult
+from trtdeploy.graph.unused import drop_unused
 from trtdeploy.graph.view.facts import GraphFacts
 from trtdeploy.graph.view.terms import Terms
 
@@ -146,15 +147,4 @@ class _Fusing:
             self._facts.learn(new, like=old)
             old.replace_all_uses_with(new, replace_graph_outputs=True)
             self._moved[old] = new
-        self._drop_unused(region)
-
-    def _drop_unused(self, region: Region) -> None:
-        """Remove the block's nodes, and shape computations that only they used."""
-        todo = list(region.nodes)
-        while todo:
-            node = todo.pop()
-            if node.graph is None or any(o.uses() or o.is_graph_output() for o in node.outputs):
-                continue
-            above = [v.producer() for v in node.inputs if v is not None]
-            self._model.graph.remove(node, safe=True)
-            todo += [n for n in above if n is not None]
+        drop_unused(self._model.graph, region.nodes)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from trtdeploy.graph.view.facts import GraphFacts
-from trtdeploy.graph.view.term import LAYOUT
+from trtdeploy.graph.view.term import LAYOUT, captured
 
 _EMBEDDED = 1
 """Elements. Floats up to this many, and all integers, are constants of the body; larger tensors are its inputs."""
@@ -91,17 +91,6 @@ def region_of(
     constants = tuple(v for v in dict.fromkeys(used) if _is_embedded(v))
     large = tuple(v for v in dict.fromkeys(used) if not _is_embedded(v))
     return Region(tuple(inputs), large, constants, tuple(sizes), ordered, tuple(outputs))
-
-
-def captured(node: ir.Node) -> list[ir.Value]:
-    """Return the values of the enclosing graph that the bodies of a control-flow node use."""
-    found: dict[ir.Value, None] = {}
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            body = attribute.as_graph()
-            inner = [v for inside in body.all_nodes() for v in inside.inputs if v is not None] + list(body.outputs)
-            found |= dict.fromkeys(v for v in inner if v.graph is node.graph)
-    return list(found)
 
 
 def is_layout(node: ir.Node) -> bool:

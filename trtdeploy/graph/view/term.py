@@ -45,3 +45,14 @@ def scalar(tensor: ir.TensorProtocol | None) -> float | None:
     if tensor is None or tensor.size != 1 or tensor.dtype not in {*FLOATS, ir.DataType.INT64, ir.DataType.INT32}:
         return None
     return float(np.asarray(tensor.numpy(), np.float64).reshape(-1)[0])
+
+
+def captured(node: ir.Node) -> list[ir.Value]:
+    """Return the values of the enclosing graph that the bodies of a control-flow node use."""
+    found: dict[ir.Value, None] = {}
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            body = attribute.as_graph()
+            inner = [v for inside in body.all_nodes() for v in inside.inputs if v is not None] + list(body.outputs)
+            found |= dict.fromkeys(v for v in inner if v.graph is node.graph)
+    return list(found)

@@ -16,7 +16,7 @@ from trtdeploy.graph.shapes.probes import Vec
 from trtdeploy.graph.view import axes, read_arithmetic, read_layers, read_layout
 from trtdeploy.graph.view.axes import Tag
 from trtdeploy.graph.view.facts import GraphFacts
-from trtdeploy.graph.view.term import LAYOUT, Term
+from trtdeploy.graph.view.term import LAYOUT, Term, captured
 
 _UNARY = {
     "Sigmoid": "sigmoid", "Relu": "relu", "Tanh": "tanh", "Gelu": "gelu", "HardSwish": "hardswish", "Sqrt": "sqrt",
@@ -111,8 +111,7 @@ class Terms:
     def generic(self, node: ir.Node, op: str) -> None:
         """Make the terms of a node of which only its name and operands matter."""
         args = self.data(node)
-        inner = [v for v in _captured(node) if not self.is_still(v)]
-        args += [self.of(v) for v in dict.fromkeys(inner)]
+        args += [self.of(v) for v in captured(node) if not self.is_still(v)]
         for index, output in enumerate(node.outputs):
             self.new(op, args, output, output=index)
             first = node.inputs[0] if node.inputs else None
@@ -155,17 +154,6 @@ class Terms:
         dims = self.facts.dims(value)
         if dims is not None and len(dims) == 4 and self.tags(value) == axes.MAP:
             self._maps.add((dims[0], *dims[2:]))
-
-
-def _captured(node: ir.Node) -> list[ir.Value]:
-    """Return the values of the enclosing graph that the bodies of control flow use."""
-    inner = [g for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH for g in [a.as_graph()]]
-    found = []
-    for graph in inner:
-        for inside in graph.all_nodes():
-            found += [v for v in inside.inputs if v is not None and v.graph is node.graph]
-        found += [v for v in graph.outputs if v.graph is node.graph]
-    return found
 
 
 _HANDLERS: dict[str, Callable[[Terms, ir.Node], None]] = {
