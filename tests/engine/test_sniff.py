@@ -180,7 +180,8 @@ HOSTILE = {
     "wrong type": (engine_bytes(batch_max="8"), r"Expected `int`, got `str` - at `\$.batch_max`"),
     "size beyond the bound": (engine_bytes(size_max=[64, 1 << 30]), "at `\\$.size_max"),
     "sizes out of order": (engine_bytes(size_min=[640, 640]), "not in order"),
-    "newer format": (engine_bytes(format=2), "has format 2; this trtdeploy reads 1"),
+    "newer format": (engine_bytes(format=3), "has format 3; this trtdeploy reads 2"),
+    "older format, whose gate was a text": (engine_bytes(format=1, gate="ungated"), "has format 1"),
     "no json": (model({"trtdeploy": "hello"}).SerializeToString(), "metadata is not valid"),
     "deep nesting": (model({"trtdeploy": "[" * 500_000}).SerializeToString(), "metadata is not valid"),
     "deep nesting in a field": (

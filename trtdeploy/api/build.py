@@ -13,7 +13,7 @@ from trtdeploy.api.passes import Passes, Progress, check_target
 from trtdeploy.backends import registry
 from trtdeploy.backends.base import Backend
 from trtdeploy.core.discovery import version_of
-from trtdeploy.core.engine_info import EngineInfo, InputKind, NmsInfo, PassInfo, SourceInfo, TensorInfo
+from trtdeploy.core.engine_info import EngineInfo, GateInfo, InputKind, NmsInfo, PassInfo, SourceInfo, TensorInfo
 from trtdeploy.core.preprocess import Preprocess
 from trtdeploy.core.types import BatchRange, PassReport, Precision, SizeRange
 from trtdeploy.engine.sniff import read_info
@@ -160,7 +160,7 @@ def _optimize(
         ],
         source=SourceInfo(name=loaded.name, sha256=loaded.sha256, opset=loaded.opset, producer=loaded.producer),
         versions=_versions(backend),
-        gate="ungated: this version has no accuracy gate",
+        gate=GateInfo(verdict="ungated", reason="the gate has not run"),
     )
     return model, info, reports
 

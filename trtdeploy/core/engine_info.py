@@ -9,7 +9,7 @@ import msgspec
 from trtdeploy.core.errors import EngineError
 from trtdeploy.core.types import BatchRange, Precision, Size, SizeRange
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 METADATA_KEY = "trtdeploy"
 """Key of the JSON string in an ONNX engine's `metadata_props`."""
 MAX_METADATA_BYTES = 1 << 20
@@ -73,6 +73,31 @@ class SourceInfo(_Strict, frozen=True, kw_only=True):
     producer: ShortText = ""
 
 
+class GateInfo(_Strict, frozen=True, kw_only=True):
+    """What the accuracy gate found when the engine was built.
+
+    Attributes:
+        verdict: `passed`; `failed` (the engine was asked for all the same); `inconclusive`: nothing differs, but there
+            were too few detections to prove anything; `ungated`: it did not run.
+        reason: Why, in a sentence.
+        images: Different images that were shown.
+        batches: Batches that the engine ran.
+        boxes: Boxes of the reference that the engine had to find, over all batches; 0 for raw outputs.
+        kept_fp32: Blocks that stay FP32 because the first engine failed with them in FP16.
+    """
+
+    verdict: Literal["passed", "failed", "inconclusive", "ungated"]
+    reason: Text = ""
+    images: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 0
+    batches: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 0
+    boxes: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)] = 0
+    kept_fp32: Annotated[list[ShortText], msgspec.Meta(max_length=4096)] = []
+
+    def __str__(self) -> str:
+        kept = f"; kept in FP32: {', '.join(self.kept_fp32)}" if self.kept_fp32 else ""
+        return f"{self.verdict}: {self.reason}{kept}" if self.reason else f"{self.verdict}{kept}"
+
+
 class EngineInfo(_Strict, frozen=True, kw_only=True):
     """Everything known about an engine without running it.
 
@@ -89,7 +114,7 @@ class EngineInfo(_Strict, frozen=True, kw_only=True):
         head: Name of the recognised detector head.
         class_names: Class names by index; may be empty when the model does not name them.
         versions: Versions of trtdeploy and of the libraries that built it.
-        gate: `passed`, `failed`, or `ungated` followed by the reason.
+        gate: Whether its detections were compared with those of the model, and with what result.
     """
 
     format: Annotated[int, msgspec.Meta(ge=1, le=1000)] = FORMAT_VERSION
@@ -113,7 +138,7 @@ class EngineInfo(_Strict, frozen=True, kw_only=True):
     passes: Annotated[list[PassInfo], msgspec.Meta(max_length=256)] = []
     source: SourceInfo
     versions: Annotated[dict[ShortText, ShortText], msgspec.Meta(max_length=64)] = {}
-    gate: Text = "ungated"
+    gate: GateInfo = GateInfo(verdict="ungated")
 
     @property
     def sizes(self) -> SizeRange:
@@ -131,6 +156,12 @@ class EngineInfo(_Strict, frozen=True, kw_only=True):
         """Return the metadata as plain JSON types."""
         result: dict[str, Any] = msgspec.to_builtins(self)
         return result
+
+
+class _Version(msgspec.Struct):
+    """The one field that documents of every format have."""
+
+    format: Annotated[int, msgspec.Meta(ge=1, le=1000)] = FORMAT_VERSION
 
 
 def encode_info(info: EngineInfo) -> str:
@@ -159,12 +190,13 @@ def decode_info(text: str | bytes, origin: str) -> EngineInfo:
     if len(data) > MAX_METADATA_BYTES:
         raise EngineError(f"{origin}: engine metadata has {len(data)} bytes; at most {MAX_METADATA_BYTES} are read.")
     try:
-        info = msgspec.json.decode(data, type=EngineInfo)
-        if info.format != FORMAT_VERSION:
+        version = msgspec.json.decode(data, type=_Version).format
+        if version != FORMAT_VERSION:
             raise EngineError(
-                f"{origin}: engine metadata has format {info.format}; this trtdeploy reads {FORMAT_VERSION}. "
+                f"{origin}: engine metadata has format {version}; this trtdeploy reads {FORMAT_VERSION}. "
                 "Rebuild the engine with this version."
             )
+        info = msgspec.json.decode(data, type=EngineInfo)
         _ = info.sizes, info.batches, Precision(info.precision)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise EngineError(f"{origin}: engine metadata is not valid: {error}. Rebuild the engine.") from error
