@@ -7,6 +7,7 @@ TrtdeployError                 1   (base; never raised itself)
 │   └── ShapeRefusedError      3   the graph cannot be given the requested shapes
 ├── BuildError                 4   the backend could not build an engine
 ├── EngineError                5   an engine file cannot be read, opened or run
+│   └── DeviceMemoryError      5   the device has not enough memory
 ├── SourceError                6   a video, camera or image source cannot be opened or read
 ├── SinkError                  7   an output could not be written (disk full, no permission)
 ├── MissingDependencyError     8   an optional package or program is not installed
@@ -59,6 +60,10 @@ class EngineError(TrtdeployError):
     """An engine file cannot be read, opened or run."""
 
     exit_code = 5
+
+
+class DeviceMemoryError(EngineError):
+    """The device has not enough memory. Fewer contexts, or smaller batches, may still fit."""
 
 
 class SourceError(TrtdeployError):
