@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 demo: $(VENV)/.installed
 	$(BIN)/trtdeploy demo --output demo-output --force
 
-test: $(VENV)/.installed-test
+test: $(VENV)/.installed-test $(VENV)/.tensorrt-bindings
 	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/real
 
 # Networks, photos and video from packages that the product does not need; ultralytics among them is AGPL-3.0.
@@ -41,6 +41,11 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
 	$(PIP) -e '.[test]'
 	touch $@ $(VENV)/.installed
+
+# The Python bindings of three TensorRT versions, for tests/conformance: 5 MB, none of NVIDIA's libraries.
+$(VENV)/.tensorrt-bindings: tests/tensorrt_bindings/install.py | $(VENV)/bin/python
+	$(BIN)/python tests/tensorrt_bindings/install.py
+	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-test
 	$(PIP) -e '.[dev]'
