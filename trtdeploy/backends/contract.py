@@ -59,13 +59,23 @@ class Contract:
         Raises:
             EngineError: The type, shape, layout, batch or size is not what the engine accepts.
         """
-        info = self._info
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
             got = f"{images.dtype}{list(images.shape)}" if isinstance(images, np.ndarray) else type(images).__name__
             raise EngineError(f"{self._name}: expected images [B, height, width, 3] of uint8 in BGR order, got {got}.")
         if not images.flags.c_contiguous:
             raise EngineError(f"{self._name}: the images are not C-contiguous. Use numpy.ascontiguousarray.")
-        batch, height, width, _ = images.shape
+        self.check_shape(images.shape)
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Check the shape of one batch of uint8 images, wherever they are.
+
+        Raises:
+            EngineError: The shape, batch or size is not what the engine accepts.
+        """
+        info = self._info
+        if len(shape) != 4 or shape[3] != 3:
+            raise EngineError(f"{self._name}: expected images [B, height, width, 3], got {list(shape)}.")
+        batch, height, width, _ = shape
         if not info.batch_min <= batch <= info.batch_max:
             allowed = _range(info.batch_min, info.batch_max)
             raise EngineError(

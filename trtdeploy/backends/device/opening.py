@@ -1,0 +1,125 @@
+"""Opening a plan: what can be checked is checked before the library gets its bytes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from trtdeploy.backends.base import SessionOptions
+from trtdeploy.backends.device.libraries import (
+    TITLES,
+    ErrorLog,
+    Libraries,
+    Library,
+    load_libraries,
+    register_plugins,
+    version_numbers,
+)
+from trtdeploy.backends.device.session import DeviceSession
+from trtdeploy.core.engine_info import EngineInfo
+from trtdeploy.core.errors import DeviceMemoryError, EngineError
+from trtdeploy.core.plan_file import PlanHeader, read_plan, verify_plan
+
+_MISSING_PLUGIN = re.compile(
+    r"(?:could not|cannot) find plugin:?\s*([\w.:]+?),?\s+version:?\s*(\w*),?\s+namespace:?\s*([\w.]*)", re.IGNORECASE
+)
+_HOST_CODE = re.compile(r"host[ _]?(?:executable )?code", re.IGNORECASE)
+_MEMORY = re.compile(r"out ?of ?memory|cudaErrorMemoryAllocation|insufficient memory", re.IGNORECASE)
+
+
+def open_plan(
+    path: Path,
+    info: EngineInfo,
+    options: SessionOptions,  # noqa: ARG001 - contexts are made one by one, and have no threads on the host
+    *,
+    library: Library,
+    libraries: Libraries | None = None,
+) -> DeviceSession:
+    """Open a plan of TensorRT or TensorRT-RTX on the GPU.
+
+    Args:
+        path: The plan.
+        info: Its metadata.
+        options: How the session will be used.
+        library: Which library it is for.
+        libraries: What to use instead of the installed libraries on the first GPU.
+
+    Raises:
+        EngineError: The file is no plan of this library, was changed or cut, is for another version or GPU, needs a
+            plugin that is not there, contains host code, or the library refused it; or there is no GPU.
+        DeviceMemoryError: The device has not enough memory for the weights.
+        MissingDependencyError: TensorRT or cuda-python is not installed.
+    """
+    header = read_plan(path)
+    if header.kind != library.replace("_", "-"):
+        raise EngineError(f"{path}: this is a plan of {header.kind}, not of {TITLES[library]}. Build it again.")
+    if header.is_truncated:
+        raise EngineError(
+            f"{path}: the plan is cut: it has {header.size_bytes} bytes and says {header.declared_bytes}. Copy it "
+            "again, or build it again."
+        )
+    try:
+        plan = path.read_bytes()
+    except OSError as error:
+        raise EngineError(f"{path}: the plan cannot be read: {error}") from error
+    verify_plan(path, plan)
+    libraries = libraries or load_libraries(library, f"engine {path}")
+    check_fits(path, header, libraries, TITLES[library])
+    with libraries.cuda.current():
+        runtime, engine, log = _deserialise(path, plan, libraries, TITLES[library])
+        return DeviceSession(path, info, libraries, runtime, engine, log)
+
+
+def check_fits(path: Path, header: PlanHeader, libraries: Libraries, title: str) -> None:
+    """Check that the plan is for this version of the library and for this GPU.
+
+    Raises:
+        EngineError: It is not; the message has every field that differs.
+    """
+    problems = []
+    here = str(libraries.trt.__version__)
+    if header.version is not None and version_numbers(header.version) != version_numbers(here):
+        problems.append(f"it was built by {title} {header.version}, and {here} is installed")
+    major, minor = libraries.cuda.compute_capability()
+    if header.targets and f"sm{major}{minor}" not in header.targets:
+        problems.append(
+            f"it was built for {', '.join(header.targets)}, and {libraries.cuda.name()} is sm{major}{minor}"
+        )
+    if problems:
+        raise EngineError(f"{path}: the plan does not fit this machine: {'; '.join(problems)}. Build it again for it.")
+
+
+def _deserialise(path: Path, plan: bytes, libraries: Libraries, title: str) -> tuple[Any, Any, ErrorLog]:
+    trt = libraries.trt
+    log = ErrorLog(trt)
+    register_plugins(trt, log)
+    runtime = trt.Runtime(log.sink)
+    # a plan with host code is a program for this process, which nobody asked for
+    runtime.engine_host_code_allowed = False
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise _refusal(path, title, log.take())
+    return runtime, engine, log
+
+
+def _refusal(path: Path, title: str, errors: list[str]) -> EngineError:
+    """Return the error for a plan that the library did not take."""
+    said = " ".join(errors) or "nothing"
+    missing = list(dict.fromkeys(_MISSING_PLUGIN.findall(said)))
+    if missing:
+        names = ", ".join(f"{name} (version {version or '1'}, namespace {space!r})" for name, version, space in missing)
+        return EngineError(
+            f"{path}: the plan needs plugins that are not loaded: {names}. Load their library before opening the "
+            f"engine (get_plugin_registry().load_library(...)), or build with --attention native. {title} says: {said}"
+        )
+    if _HOST_CODE.search(said):
+        return EngineError(
+            f"{path}: the plan contains host code, which runs with the rights of this process; such plans are refused. "
+            f"Build it again without version compatibility, or with the lean runtime excluded. {title} says: {said}"
+        )
+    if _MEMORY.search(said):
+        return DeviceMemoryError(
+            f"{path}: no memory for the engine's weights. Close other programs that use the GPU. {title} says: {said}"
+        )
+    return EngineError(f"{path}: {title} refused the plan. Build it again on this machine. {title} says: {said}")
