@@ -28,14 +28,16 @@ class Availability:
     """Whether a backend can be used here.
 
     Attributes:
-        usable: It can build and run engines on this machine.
+        usable: It can build engines on this machine.
         version: Version of its library, None when not installed.
         reason: Why it is usable or not, in a sentence, with the install command where it is missing.
+        cannot_run: Why engines that are built here cannot run here, in a sentence; empty where they can.
     """
 
     usable: bool
     version: str | None
     reason: str
+    cannot_run: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +94,13 @@ class Backend(Protocol):
         name: The name on the command line.
         fuses_attention: Whether its builder takes attention blocks as nodes, and fuses attention of padded widths. For
             others the nodes are inlined, and zeros would only cost time.
+        half_in_graph: Whether FP16 is a pass over the graph, so that single blocks can stay FP32. The others lower the
+            precision themselves.
     """
 
     name: str
     fuses_attention: bool
+    half_in_graph: bool
 
     def availability(self) -> Availability:
         """Return whether the backend is usable here. Imports nothing heavy, never raises."""

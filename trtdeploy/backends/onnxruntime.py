@@ -32,6 +32,7 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
     fuses_attention = False
+    half_in_graph = False
 
     def availability(self) -> Availability:
         """Return whether ONNX Runtime is installed, without importing it."""

@@ -30,6 +30,7 @@ class OpenVinoBackend:
 
     name = "openvino"
     fuses_attention = False
+    half_in_graph = False
 
     def availability(self) -> Availability:
         """Return whether OpenVINO is installed, without importing it."""

@@ -8,13 +8,17 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from trtdeploy.core.errors import BuildError, EngineError, SinkError
 from trtdeploy.core.files import sink_error
 
 _LOCK = ".lock"
+_WEIGHTS = ".weights"
+"""End of the name of a file without which the target does not load."""
+_TOLD = (".sha256", ".gate.json")
+"""Ends of the names of files that tell something about the target."""
 
 
 class Staging:
@@ -29,18 +33,23 @@ class Staging:
         self._target = target
 
     def publish(self) -> None:
-        """Move everything that was made to the target's folder, the target itself last, and remove what is outdated.
+        """Move everything that was made to the target's folder, and remove what belonged to the old target.
 
-        Until the last move what stood at the target stays whole; files beside it are replaced a moment earlier.
+        What the target needs comes before it. What is told about it (checksum, report) goes before it and comes after
+        it: a process killed half-way leaves a whole target without them, never with those of another.
 
         Raises:
             SinkError: A file cannot be moved.
         """
-        made = sorted(path for path in self.path.parent.iterdir() if path.name != _LOCK)
+        folder, name = self._target.parent, self._target.name
+        made = {path.name for path in self.path.parent.iterdir()} - {_LOCK}
+        needed = sorted(entry for entry in made if entry.endswith(_WEIGHTS))
+        told = sorted(made - {name, *needed})
         try:
-            for path in sorted(made, key=lambda path: path == self.path):
-                os.replace(path, self._target.with_name(path.name))
-            _remove_outdated(self._target, {path.name for path in made})
+            _remove(self._target, re.escape(name) + f"({'|'.join(map(re.escape, _TOLD))})")
+            for entry in (*needed, name, *told):
+                os.replace(self.path.with_name(entry), folder / entry)
+            _remove(self._target, rf"{re.escape(name)}-[0-9a-f]{{16}}{re.escape(_WEIGHTS)}", kept=made)
         except OSError as error:
             raise sink_error(self._target, error) from error
 
@@ -94,9 +103,8 @@ def _remove_stale(target: Path) -> None:
                 os.close(handle)
 
 
-def _remove_outdated(target: Path, made: set[str]) -> None:
-    """Remove files of what `target` was before: weights, checksum and reports that were not made anew."""
-    ours = re.compile(rf"{re.escape(target.name)}(-[0-9a-f]{{16}}\.weights|\.sha256|\.gate\.json|\.record\.json)")
+def _remove(target: Path, pattern: str, kept: Collection[str] = ()) -> None:
+    """Remove the files beside `target` whose whole name matches `pattern`."""
     for entry in os.scandir(target.parent):
-        if ours.fullmatch(entry.name) and entry.name not in made and entry.is_file(follow_symlinks=False):
+        if re.fullmatch(pattern, entry.name) and entry.name not in kept and entry.is_file(follow_symlinks=False):
             os.unlink(entry.path)
