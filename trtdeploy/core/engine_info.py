@@ -17,7 +17,9 @@ MAX_METADATA_BYTES = 1 << 20
 Text = Annotated[str, msgspec.Meta(max_length=65536)]
 ShortText = Annotated[str, msgspec.Meta(max_length=512)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
 SizePair = tuple[Positive, Positive]
+Shape = tuple[Positive, Positive, Positive, Positive]
 InputKind = Literal["canvas", "frames"]
 
 
@@ -98,6 +100,43 @@ class GateInfo(_Strict, frozen=True, kw_only=True):
         return f"{self.verdict}: {self.reason}{kept}" if self.reason else f"{self.verdict}{kept}"
 
 
+class ProfileInfo(_Strict, frozen=True, kw_only=True):
+    """One optimization profile: shapes `[B,H,W,3]` of the input."""
+
+    name: ShortText
+    min: Shape
+    opt: Shape
+    max: Shape
+
+
+class PlanInfo(_Strict, frozen=True, kw_only=True):
+    """What is known of a plan of TensorRT or TensorRT-RTX beside what every engine has.
+
+    Attributes:
+        targets: GPUs that it was built for, such as `sm86`.
+        profiles: Its optimization profiles, in order.
+        options: Options of the build that differ from their defaults.
+        attention: Whether attention blocks run as plugins or as the library's own kernels.
+        attention_reason: Why, with the figures where both were measured.
+        kernels: Entries of the builder's list of kernels or layers; the figures are None where the builder gave none.
+        launches: Those that occupy the device.
+        mha: Fused attention kernels among them.
+        activation_bytes: Memory of activations at the peak, for the largest shapes.
+        weights_bytes: Memory of the weights.
+    """
+
+    targets: Annotated[list[ShortText], msgspec.Meta(max_length=64)] = []
+    profiles: Annotated[list[ProfileInfo], msgspec.Meta(max_length=64)] = []
+    options: Annotated[list[ShortText], msgspec.Meta(max_length=64)] = []
+    attention: Literal["native", "plugin"] = "native"
+    attention_reason: Text = ""
+    kernels: Count | None = None
+    launches: Count | None = None
+    mha: Count | None = None
+    activation_bytes: Count | None = None
+    weights_bytes: Count | None = None
+
+
 class EngineInfo(_Strict, frozen=True, kw_only=True):
     """Everything known about an engine without running it.
 
@@ -115,6 +154,7 @@ class EngineInfo(_Strict, frozen=True, kw_only=True):
         class_names: Class names by index; may be empty when the model does not name them.
         versions: Versions of trtdeploy and of the libraries that built it.
         gate: Whether its detections were compared with those of the model, and with what result.
+        plan: More about a plan of TensorRT or TensorRT-RTX; None for other engines.
     """
 
     format: Annotated[int, msgspec.Meta(ge=1, le=1000)] = FORMAT_VERSION
@@ -139,6 +179,7 @@ class EngineInfo(_Strict, frozen=True, kw_only=True):
     source: SourceInfo
     versions: Annotated[dict[ShortText, ShortText], msgspec.Meta(max_length=64)] = {}
     gate: GateInfo = GateInfo(verdict="ungated")
+    plan: PlanInfo | None = None
 
     @property
     def sizes(self) -> SizeRange:
