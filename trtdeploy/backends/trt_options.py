@@ -69,10 +69,7 @@ class TensorRtOptions:
     targets: tuple[str, ...] = ()
     profiles: tuple[ProfileOptions, ...] = ()
     frame_sizes: SizeRange = FRAME_SIZES
-    attention: AttentionChoice = Literal["auto", "native", "plugin"]
-FRAME_SIZES = SizeRange(Size(32, 32), Size(1080, 1920), Size(2160, 3840))
-"""Sizes of frames by default: up to 4K."""
-AttentionChoice = "auto"
+    attention: AttentionChoice = "auto"
     workspace_mib: int | None = None
     dla: int | None = None
     hardware_compatible: bool = False
