@@ -2,12 +2,14 @@
 
 from trtdeploy.api.build import BuildOptions, BuildReport, build
 from trtdeploy.api.engine import Engine, inspect, open
+from trtdeploy.api.gate_options import GateOptions
 from trtdeploy.api.optimize import OptimizeOptions, OptimizeReport, optimize
 
 __all__ = [
     "BuildOptions",
     "BuildReport",
     "Engine",
+    "GateOptions",
     "OptimizeOptions",
     "OptimizeReport",
     "build",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +32,13 @@ left out, and the report says so. 8 images of 1088x1088 are less."""
 _MIN_IMAGES, _MAX_IMAGES = 4, 8
 
 
-def images_wanted(info: EngineInfo) -> int:
+OpenEngine = Callable[[], AbstractContextManager[Infer]]
+"""Opens the engine that was built; raises an `EngineError` where that fails."""
+
+
+def images_wanted(largest_batch: int) -> int:
     """Return how many different images fill the engine's slots: as many as the largest batch, 4 to 8."""
-    return max(_MIN_IMAGES, min(_MAX_IMAGES, info.batch_max))
+    return max(_MIN_IMAGES, min(_MAX_IMAGES, largest_batch))
 
 
 class Gate:
@@ -62,14 +67,14 @@ class Gate:
         self._inputs: dict[tuple[int, Size], NDArray[np.uint8]] = {}
         self._answers: dict[tuple[int, Size], dict[str, NDArray[Any]]] = {}
 
-    def check(self, infer: Infer, kept_fp32: Sequence[str] = ()) -> GateReport:
+    def check(self, open_engine: OpenEngine, kept_fp32: Sequence[str] = ()) -> GateReport:
         """Run an engine at its smallest, usual and largest size and batch, and compare.
 
         At every size: batches of different images in all slots, one batch of the same image in all slots, and the
         first batch once more.
 
         Args:
-            infer: Runs one batch; its outputs are not overwritten later.
+            open_engine: Opens the engine.
             kept_fp32: Blocks that stay FP32 in this engine, for the report.
 
         Raises:
@@ -77,8 +82,9 @@ class Gate:
         """
         tally = Tally(self._info, self._tolerance)
         try:
-            for size in self._sizes():
-                self._check_size(infer, size, tally)
+            with open_engine() as infer:
+                for size in self._sizes():
+                    self._check_size(infer, size, tally)
         except EngineError as error:
             tally.defect(f"the engine does not run: {error}")
         return tally.report([image.name for image in self._images], kept_fp32)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--backend", default="auto", metavar="auto|onnxruntime|openvino", show_default=True, help="Builds and runs it."
 )
+@model_options.gate
 @click.option("--force", is_flag=True, help="Replace an existing engine.")
 @with_screen
 def command(screen: Screen, /, model: Path, output: Path | None, **values: Any) -> None:
@@ -45,17 +46,21 @@ def command(screen: Screen, /, model: Path, output: Path | None, **values: Any) 
     started_s = time.monotonic()
     report, seconds = build_with_progress(screen, model, target, options), time.monotonic() - started_s
     screen.document(document_of(report, seconds))
+    if report.gate is not None and report.gate.verdict != "passed":
+        screen.note("\n".join(report.gate.lines()))
     if not screen.as_json:
         print_report(screen, report, options, seconds)
 
 
-def make_options(*, backend: str, surgery: bool, force: bool, **values: Any) -> BuildOptions:
+def make_options(
+    *, backend: str, surgery: bool, gate: str, gate_images: Path | None, force: bool, **values: Any
+) -> BuildOptions:
     """Turn the command's options into those of the library.
 
     Raises:
         UsageError: A value is wrong, or two options exclude each other.
     """
-    from trtdeploy.api import BuildOptions
+    from trtdeploy.api import BuildOptions, GateOptions
 
     given = model_options.parse(values)
     return BuildOptions(
@@ -68,6 +73,7 @@ def make_options(*, backend: str, surgery: bool, force: bool, **values: Any) -> 
         class_names=given.class_names,
         backend=backend,
         surgery=surgery,
+        gate=GateOptions(mode=gate, images=gate_images),  # type: ignore[arg-type]  # GateOptions checks it
         force=force,
     )
 
@@ -89,6 +95,7 @@ def document_of(report: BuildReport, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "backend_reason": report.backend_reason,
         "info": report.info.to_dict(),
+        "gate": None if report.gate is None else report.gate.to_dict(),
     }
 
 

@@ -134,6 +134,7 @@ def _detect(model: Path, size: Size, paths: Sequence[Path], conf: float) -> tupl
             nms=NmsOptions(conf=conf, max_det=_KEPT),
             backend="onnxruntime",
             surgery=False,
+            gate=api.GateOptions(mode="off"),
         )
         report = api.build(model, Path(folder) / "scored.engine", options)
         with api.open(report.path) as engine:

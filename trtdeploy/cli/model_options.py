@@ -92,6 +92,22 @@ def head(*, nms: str | None) -> Callable[[Command], Command]:
     return add
 
 
+def gate(command: Command) -> Command:
+    """Add `--gate` and `--gate-images`."""
+    return _added(
+        command,
+        click.option(
+            "--gate",
+            default="auto",
+            metavar="auto|off|warn|enforce",
+            show_default=True,
+            help="Compare the engine's detections with the model's: refuse an engine that diverges, or warn; auto "
+            "enforces where the engine can run here.",
+        ),
+        click.option("--gate-images", type=FilePath, help="Folder of photos to compare on; default: drawn boards."),
+    )
+
+
 def parse(values: Mapping[str, Any]) -> ModelOptions:
     """Turn the options' texts into values.
 

@@ -1,0 +1,172 @@
+"""A model between its passes and its engine: finished as often as engines are tried."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import astuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from trtdeploy import __version__
+from trtdeploy.api.passes import Passes, Progress
+from trtdeploy.backends.base import Backend
+from trtdeploy.core.discovery import version_of
+from trtdeploy.core.engine_info import EngineInfo, GateInfo, InputKind, NmsInfo, PassInfo, SourceInfo, TensorInfo
+from trtdeploy.core.preprocess import Preprocess
+from trtdeploy.core.types import PassReport, Precision, SizeRange
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from trtdeploy.api.build import BuildOptions
+    from trtdeploy.graph.load import LoadedModel
+
+
+class Draft:
+    """A model up to PRECISION. Engines are built of it: with all blocks as asked, or with some kept in FP32.
+
+    Args:
+        loaded: The model.
+        backend: Who builds the engines.
+        options: What to build.
+        step: Called with the name of each step as it starts.
+
+    Raises:
+        ModelError: A pass is necessary and cannot be done on this model.
+
+    Attributes:
+        reports: One report per graph pass of the engine that was built last.
+    """
+
+    def __init__(self, loaded: LoadedModel, backend: Backend, options: BuildOptions, step: Progress) -> None:
+        from trtdeploy.graph.head import AppendHead
+        from trtdeploy.graph.inline import InlineAttention
+        from trtdeploy.graph.prepare import Prepare
+        from trtdeploy.graph.shapes import SetShapes
+
+        self.backend = backend
+        self.reports: list[PassReport] = []
+        self._loaded = loaded
+        self._options = options
+        self._step = step
+        self._passes = passes = Passes(loaded.model, step)
+        passes.run(Prepare())
+        # an engine that takes frames letterboxes them to one size of its own, the optimum
+        wanted = SizeRange.fixed(options.sizes.opt) if options.frames and options.sizes else options.sizes
+        self._shapes = SetShapes(wanted, options.batches)
+        passes.run(self._shapes)
+        self._head = passes.run(AppendHead(options.head, options.nms, options.class_names))
+        if options.surgery:
+            passes.operate(pad=backend.fuses_attention)
+            if not backend.fuses_attention:
+                passes.run(InlineAttention(backend.name))
+
+    @property
+    def precision(self) -> Precision:
+        return self._options.precision
+
+    @property
+    def largest_batch(self) -> int:
+        return self._shapes.batches.max
+
+    @property
+    def lowers_precision(self) -> bool:
+        """Whether a pass over the graph lowers the precision, so that `keep` of `build` has an effect."""
+        return self.backend.half_in_graph and self.precision is Precision.FP16
+
+    def build(self, target: Path, gate: GateInfo, keep: Collection[str] = ()) -> EngineInfo:
+        """Build an engine at `target` and return its metadata.
+
+        Args:
+            target: Path of the engine.
+            gate: What its metadata say of the gate until that has run.
+            keep: Patterns of names of nodes that stay FP32.
+
+        Raises:
+            BuildError: The backend refused the model.
+            SinkError: The engine cannot be written.
+        """
+        model = self.finish(keep)
+        info = msgspec.structs.replace(self._info(model), gate=gate)
+        self._step(f"build ({self.backend.name})")
+        self.backend.build(model, info, target, self._step)
+        return info
+
+    def finish(self, keep: Collection[str] = ()) -> ir.Model:
+        """Return the finished model; see `build`."""
+        from trtdeploy.graph.precision.fp16 import ToFp16
+
+        passes = Passes(self._passes.model.clone(), self._step)
+        if self.lowers_precision:
+            passes.run(ToFp16(keep))
+        model = self._finish(passes)
+        self.reports = [*self._passes.reports, *passes.reports]
+        return model
+
+    def reference(self) -> ir.Model:
+        """Return the finished model in FP32."""
+        return self._finish(Passes(self._passes.model.clone(), lambda _name: None))
+
+    def _finish(self, passes: Passes) -> ir.Model:
+        from trtdeploy.graph.finish import Finish
+        from trtdeploy.graph.frames import FramesIn
+
+        passes.run(FramesIn(self._kind, self._preprocess, self._shapes.sizes))
+        passes.run(Finish())
+        return passes.model
+
+    @property
+    def _kind(self) -> InputKind:
+        return "frames" if self._options.frames else "canvas"
+
+    @property
+    def _preprocess(self) -> Preprocess:
+        return Preprocess(**self._head["preprocess"])
+
+    def _info(self, model: ir.Model) -> EngineInfo:
+        loaded, sizes, batches = self._loaded, self._shapes.sizes, self._shapes.batches
+        return EngineInfo(
+            backend=self.backend.name,
+            precision=self.precision.value,
+            precision_note=self.backend.precision_note(self.precision),
+            input_kind=self._kind,
+            fit=self._preprocess.fit,
+            inputs=_tensors(model.graph.inputs),
+            outputs=_tensors(model.graph.outputs),
+            batch_min=batches.min,
+            batch_opt=batches.opt,
+            batch_max=batches.max,
+            size_min=astuple(sizes.min),
+            size_opt=astuple(sizes.opt),
+            size_max=astuple(sizes.max),
+            stride=self._shapes.stride,
+            head=self._head["head"],
+            class_names=self._head["class_names"],
+            nms=NmsInfo(**self._head["nms"]),
+            passes=[
+                PassInfo(name=r.name, stage=r.stage, changes=list(r.changes), refusals=list(r.refusals))
+                for r in self.reports
+            ],
+            source=SourceInfo(name=loaded.name, sha256=loaded.sha256, opset=loaded.opset, producer=loaded.producer),
+            versions=_versions(self.backend),
+        )
+
+
+def _tensors(values: Iterable[ir.Value]) -> list[TensorInfo]:
+    """Describe graph inputs or outputs; a dimension without a name is called `?`."""
+    tensors = []
+    for value in values:
+        shape = [] if value.shape is None else value.shape.dims
+        dims = [d if isinstance(d, int) else (d.value or "?") for d in shape]
+        dtype = "unknown" if value.dtype is None else value.dtype.numpy().name
+        tensors.append(TensorInfo(name=value.name or "", dtype=dtype, shape=dims))
+    return tensors
+
+
+def _versions(backend: Backend) -> dict[str, Any]:
+    """Return the versions that made the engine."""
+    versions = {"trtdeploy": __version__, "onnx": version_of("onnx"), "onnx-ir": version_of("onnx-ir")}
+    versions[backend.name] = backend.availability().version
+    return {name: version for name, version in versions.items() if version}

@@ -1,0 +1,99 @@
+"""Finds the blocks of a network that fail in FP16, by building it with parts of it in FP32."""
+
+from __future__ import annotations
+
+import glob
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+MAX_TRIALS = 12
+"""Engines that are built to find the blocks: about twice the logarithm of their number where one block fails."""
+_MIN_BLOCKS, _RUNS, _MAX_DEPTH = 8, 16, 4
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a network.
+
+    Attributes:
+        name: The path that its nodes have in common, or its first and last node.
+        nodes: Names of its nodes.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+
+
+def blocks_of(model: ir.Model) -> list[Block]:
+    """Return the parts of `model` that compute in FP16, in the order of the graph.
+
+    Exporters name nodes by the path of their module: `/model.4/cv1/conv/Conv`. The paths are cut at the first level
+    that gives 8 blocks or more; where none does, the graph is cut into 16 runs of nodes.
+
+    Args:
+        model: A model whose precision is lowered.
+    """
+    names = [node.name for node in model.graph if node.name and _computes_in_half(node)]
+    for depth in range(1, _MAX_DEPTH + 1):
+        groups: dict[str, list[str]] = {}
+        for name in names:
+            parts = name.strip("/").split("/")[:-1][:depth]
+            groups.setdefault("/".join(parts) or "outside of modules", []).append(name)
+        if len(groups) >= _MIN_BLOCKS:
+            return [Block(name, tuple(nodes)) for name, nodes in groups.items()]
+    length = max(1, math.ceil(len(names) / _RUNS))
+    runs = [names[start : start + length] for start in range(0, len(names), length)]
+    return [Block(f"{run[0]} to {run[-1]}", tuple(run)) for run in runs]
+
+
+def names_of(blocks: Sequence[Block]) -> list[str]:
+    """Return the names of the blocks' nodes as patterns for `ToFp16`."""
+    return [glob.escape(name) for block in blocks for name in block.nodes]
+
+
+def smallest_set(
+    blocks: Sequence[Block], passes: Callable[[list[Block]], bool], trials: int = MAX_TRIALS
+) -> list[Block]:
+    """Return few blocks that must be FP32 for the engine to pass, in the order given; empty when all do not suffice.
+
+    Halves are tried in turn; where neither suffices, each is reduced with the other kept. When the trials are used up,
+    what is known to suffice is returned.
+
+    Args:
+        blocks: All blocks.
+        passes: Whether an engine with these blocks in FP32 passes; expensive.
+        trials: How often `passes` may be called.
+    """
+    left = trials
+
+    def tried(kept: list[Block]) -> bool:
+        nonlocal left
+        if left == 0:
+            return False
+        left -= 1
+        return passes(sorted(kept, key=order.__getitem__))
+
+    def reduced(part: list[Block], kept: list[Block]) -> list[Block]:
+        """Return a small part of `part` that suffices together with `kept`, as the whole `part` does."""
+        if len(part) == 1 or left == 0:
+            return part
+        first, second = part[: len(part) // 2], part[len(part) // 2 :]
+        for half in (first, second):
+            if tried(half + kept):
+                return reduced(half, kept)
+        if left == 0:
+            return part
+        needed = reduced(first, second + kept)
+        return needed + reduced(second, needed + kept)
+
+    order = {block: index for index, block in enumerate(blocks)}
+    if not blocks or not tried(list(blocks)):
+        return []
+    return sorted(reduced(list(blocks), []), key=order.__getitem__)
+
+
+def _computes_in_half(node: ir.Node) -> bool:
+    return node.op_type != "Cast" and any(value.dtype == ir.DataType.FLOAT16 for value in node.outputs)
