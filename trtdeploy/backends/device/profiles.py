@@ -60,6 +60,6 @@ class Profiles:
         if not fitting:
             raise EngineError(
                 f"{self._name}: no optimization profile allows batch {shape[0]} of {shape[1]}x{shape[2]}. The engine "
-                f"has {'; '.join(map(str, self._profiles))}. Send what a profile allows, or rebuild with a profile for it."
+                f"has {'; '.join(map(str, self._profiles))}. Send what a profile allows, or rebuild with another one."
             )
         return min(fitting, key=lambda profile: (profile.opt != shape, math.prod(profile.max), profile.index))
