@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-real attention-table builder-table lint clean
+.PHONY: demo test test-real attention-table builder-table kernels kernel-table lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/trtdeploy demo --output demo-output --force
@@ -24,6 +24,14 @@ attention-table: $(VENV)/.installed-test
 builder-table: $(VENV)/.installed-real
 	$(BIN)/python benchmarks/builder_table.py --markdown > docs/builder-table.tmp
 	mv docs/builder-table.tmp docs/builder-table.md
+
+# Compiles the Triton kernels to PTX, without a GPU, and writes trtdeploy/kernels/ptx.
+kernels: $(VENV)/.installed-test
+	$(BIN)/python plugins/compile_kernels.py
+
+# Runs every kernel on every shape in the sanitised interpreter, assembles its PTX for all GPUs, writes docs/kernels.md.
+kernel-table: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/kernel_table.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -97,7 +97,8 @@ class Compilation:
         module: Module that holds the kernel, such as `trtdeploy.attention.simam.kernel`.
         function: Name of the kernel in it.
         constants: Its compile-time arguments.
-        divisible: Integer arguments that the launch's conditions make multiples of these numbers.
+        divisible: Integer arguments that the launch's conditions make multiples of these numbers, and pointers that
+            are aligned to as many bytes.
         warps: Warps of a block.
         stages: Software pipeline depth.
     """
