@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtdeploy.attention.operation_body import Body, sigmoid
+from trtdeploy.attention.operation_form import Form
+from trtdeploy.attention.pattern import P
 from trtdeploy.attention.spatial_attention.operation import convolve, gate_nodes, pool, pool_nodes
 from trtdeploy.kernels.expression import const, dim
 from trtdeploy.kernels.spec import Operand, Operation, Result
@@ -59,3 +61,22 @@ GATE = Operation(
     body=_gate_body,
 )
 OPERATIONS = (POOL, GATE)
+
+_scaled = P.input("x") * P.sigmoid(P.input("s"))
+_SHAPES = {"x": "NCHW", "s": "NC11"}
+FORMS = (
+    Form(
+        operation=GATE,
+        pattern=_scaled * P.sigmoid(P.conv(P.input("d"))),
+        shapes={**_SHAPES, "d": "N2HW", "w": "1277"},
+        weight="w",
+        shares=True,
+    ),
+    Form(
+        operation=POOL,
+        pattern=P.concat(P.mean(_scaled, "C"), P.max(_scaled, "C")),
+        shapes=_SHAPES,
+        shares=True,
+        after=_GATE,
+    ),
+)

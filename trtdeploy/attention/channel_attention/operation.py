@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtdeploy.attention.operation_body import Body
+from trtdeploy.attention.operation_form import Form
+from trtdeploy.attention.pattern import P
 from trtdeploy.kernels.expression import const, dim
 from trtdeploy.kernels.spec import Operand, Operation, Result
 
@@ -39,3 +41,6 @@ POOL = Operation(
     body=_body,
 )
 OPERATIONS = (POOL,)
+
+_x = P.input("x")
+FORMS = (Form(operation=POOL, pattern=(P.mean(_x, "HW"), P.max(_x, "HW")), shapes={"x": "NCHW"}),)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtdeploy.attention.operation_body import Body, sigmoid
+from trtdeploy.attention.operation_form import Form
+from trtdeploy.attention.pattern import P, Pattern
 from trtdeploy.kernels.expression import const, dim
 from trtdeploy.kernels.spec import Operand, Operation, Result
 
@@ -59,3 +61,16 @@ GATE = Operation(
     body=_gate_body,
 )
 OPERATIONS = (POOL, GATE)
+
+
+def _gated() -> Pattern:
+    x, h, w = (P.input(name) for name in "xhw")
+    rows, columns = P.sigmoid(h), P.sigmoid(w)
+    return P.either(x * (rows * columns), x * rows * columns, x * columns * rows)
+
+
+_x = P.input("x")
+FORMS = (
+    Form(operation=POOL, pattern=P.concat(P.mean(_x, "W"), P.mean(_x, "H")), shapes={"x": "NCHW"}),
+    Form(operation=GATE, pattern=_gated(), shapes={"x": "NCHW", "h": "NCH1", "w": "NC1W"}),
+)

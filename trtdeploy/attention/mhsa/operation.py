@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtdeploy.attention.operation_body import Body
+from trtdeploy.attention.operation_form import Form
+from trtdeploy.attention.pattern import P
 from trtdeploy.kernels.expression import dim
 from trtdeploy.kernels.spec import Attribute, Operand, Operation, Result
 
@@ -49,3 +51,20 @@ SCALED_DOT_PRODUCT = Operation(
     body=_body,
 )
 OPERATIONS = (SCALED_DOT_PRODUCT,)
+
+
+def _scales(constants: Sequence[float]) -> list[tuple[float, ...]]:
+    """Return what may be the scale: a factor, a divisor, or 1 where there is none."""
+    return [(number,) for constant in constants or (1.0,) if constant for number in (constant, 1 / constant)]
+
+
+FORMS = (
+    Form(
+        operation=SCALED_DOT_PRODUCT,
+        pattern=P.sdpa(*(P.input(name) for name in "qkv"), bias=False),
+        shapes={"q": "BHND", "k": "BHDM", "v": "BHMD"},
+        sizes={"D": WIDTHS},
+        small={"B": 2, "H": 3, "N": 5, "M": 7},
+        parameters=_scales,
+    ),
+)

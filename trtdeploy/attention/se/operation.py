@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtdeploy.attention.operation_body import Body, sigmoid
+from trtdeploy.attention.operation_form import Form
+from trtdeploy.attention.pattern import P
 from trtdeploy.kernels.expression import dim
 from trtdeploy.kernels.spec import Operand, Operation, Result
 
@@ -36,3 +38,4 @@ GATE_MULTIPLY = Operation(
     body=_body,
 )
 OPERATIONS = (GATE_MULTIPLY,)
+FORMS = (Form(operation=GATE_MULTIPLY, pattern=P.input("x") * P.sigmoid(P.input("z")), shapes={"x": "NCHW", "z": "*"}),)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtdeploy.attention.operation_body import Body, sigmoid
+from trtdeploy.attention.operation_form import Form
+from trtdeploy.attention.simam.rule import RULES
 from trtdeploy.kernels.expression import dim
 from trtdeploy.kernels.spec import Attribute, Operand, Operation, Result
 
@@ -51,3 +53,11 @@ GATE = Operation(
     body=_body,
 )
 OPERATIONS = (GATE,)
+
+
+def _epsilons(constants: Sequence[float]) -> list[tuple[float, ...]]:
+    """Return what may be epsilon: a constant, or a quarter of one that is added to four variances."""
+    return [(number,) for constant in constants for number in (constant, constant / 4) if number > 0]
+
+
+FORMS = (Form(operation=GATE, pattern=RULES[0].pattern, shapes={"x": "NCHW"}, parameters=_epsilons),)

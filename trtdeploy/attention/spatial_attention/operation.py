@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtdeploy.attention.operation_body import Body, sigmoid
+from trtdeploy.attention.operation_form import Form
+from trtdeploy.attention.pattern import P
 from trtdeploy.kernels.expression import const, dim
 from trtdeploy.kernels.spec import Operand, Operation, Result
 
@@ -79,3 +81,14 @@ GATE = Operation(
     body=_gate_body,
 )
 OPERATIONS = (POOL, GATE)
+
+_x = P.input("x")
+FORMS = (
+    Form(
+        operation=GATE,
+        pattern=_x * P.sigmoid(P.conv(P.input("d"))),
+        shapes={"x": "NCHW", "d": "N2HW", "w": "1277"},
+        weight="w",
+    ),
+    Form(operation=POOL, pattern=P.concat(P.mean(_x, "C"), P.max(_x, "C")), shapes={"x": "NCHW"}),
+)

@@ -14,6 +14,7 @@ from trtdeploy.core.types import PassReport
 from trtdeploy.graph.emit import TakenNames
 from trtdeploy.graph.fuse.blocks import Block, find_blocks
 from trtdeploy.graph.fuse.body import Functions
+from trtdeploy.graph.fuse.operations import Lowered, OperationFinder, raise_opset
 from trtdeploy.graph.fuse.region import Refusal, Region, region_of
 from trtdeploy.graph.fuse.shape_users import change, plan_shape_users
 from trtdeploy.graph.fuse.unrecognised import find_unrecognised
@@ -58,7 +59,9 @@ class FuseAttention:
         terms = Terms(model, facts)
         outcome = _Outcome()
         blocks = find_blocks(model, terms, self._kinds)
-        fusing = _Fusing(model, facts)
+        raised = raise_opset(model) if blocks else ""
+        outcome.changes += [raised] if raised else []
+        fusing = _Fusing(model, facts, terms)
         for block in blocks:
             self._fuse(block, fusing, outcome)
         fusing.finish()
@@ -90,14 +93,27 @@ class FuseAttention:
             )
             outcome.blocks.append({**entry, "fused": False, "reason": made.reason, "node": made.node})
             return
-        outcome.changes.append(f"{block.kind.title} at {block.place} is one node {made.op_type}")
-        outcome.blocks.append({**entry, "fused": True, "op_type": made.op_type, "node": made.name})
+        lowered = made.lowered
+        inside = f" with {', '.join(lowered.op_types)} inside" if lowered.op_types else ""
+        outcome.changes.append(f"{block.kind.title} at {block.place} is one node {made.node.op_type}{inside}")
+        outcome.blocks.append({
+            **entry, "fused": True, "op_type": made.node.op_type, "node": made.node.name,
+            "operations": lowered.op_types, "not_operations": lowered.refusals,
+        })  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Fused:
+    """A block that became a node, and the operations inside it."""
+
+    node: ir.Node
+    lowered: Lowered
 
 
 class _Fusing:
     """Takes regions out of a graph, one after the other."""
 
-    def __init__(self, model: ir.Model, facts: GraphFacts) -> None:
+    def __init__(self, model: ir.Model, facts: GraphFacts, terms: Terms) -> None:
         self.fused = 0
         self._model = model
         self._facts = facts
@@ -105,30 +121,42 @@ class _Fusing:
         self._taken = TakenNames.of(model.graph)
         self._moved: dict[ir.Value, ir.Value] = {}
         self._order = {node: i for i, node in enumerate(model.graph)}
+        self._finder = OperationFinder(model, facts, terms, self._taken, self._order, self._moved)
 
-    def fuse(self, block: Block) -> ir.Node | Refusal:
+    def fuse(self, block: Block) -> _Fused | Refusal:
         """Replace the block by one node; return it, or why the block is left alone."""
-        if isinstance(block.region, Refusal):
-            return block.region
-        inputs = [self._moved.get(v, v) for v in block.region.inputs]
-        outputs = [self._moved.get(v, v) for v in block.region.outputs]
-        region = region_of(inputs, outputs, self._facts, self._order)
+        region = self._region(block)
         if isinstance(region, Refusal):
             return region
         users = plan_shape_users(region, self._facts)
         if isinstance(users, Refusal):
             return users
-        name = f"{block.place}/{block.kind.op_type}" if block.place else block.kind.op_type
-        node = self._functions.call(block.kind.op_type, region, name)
-        node.metadata_props[KIND_KEY] = block.kind.name
         for user in users:
             position = self._order[user.node]
             made = change(self._model, user, self._taken)
             self._order |= dict.fromkeys(made, position)
             self._facts.visit(made)
+        lowered = self._finder.lower(region, block.place)
+        region = self._region(block)
+        assert isinstance(region, Region), region  # an operation reads and writes what the nodes before it did
+        name = f"{block.place}/{block.kind.op_type}" if block.place else block.kind.op_type
+        node = self._functions.call(block.kind.op_type, region, name)
+        node.metadata_props[KIND_KEY] = block.kind.name
         self._install(node, region)
         self.fused += 1
-        return node
+        return _Fused(node, lowered)
+
+    def _region(self, block: Block) -> Region | Refusal:
+        """Return the block's region in the graph as it is now."""
+        if isinstance(block.region, Refusal):
+            return block.region
+        inputs, outputs = ([self._now(v) for v in values] for values in (block.region.inputs, block.region.outputs))
+        return region_of(inputs, outputs, self._facts, self._order)
+
+    def _now(self, value: ir.Value) -> ir.Value:
+        while value in self._moved:
+            value = self._moved[value]
+        return value
 
     def finish(self) -> None:
         """Sort the graph: a block of several outputs may stand behind users of the first."""

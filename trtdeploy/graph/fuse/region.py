@@ -51,7 +51,12 @@ class Refusal:
 
 
 def region_of(
-    inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], facts: GraphFacts, order: dict[ir.Node, int]
+    inputs: Sequence[ir.Value],
+    outputs: Sequence[ir.Value],
+    facts: GraphFacts,
+    order: dict[ir.Node, int],
+    *,
+    exclusive: bool = True,
 ) -> Region | Refusal:
     """Return the region between `inputs` and `outputs`.
 
@@ -60,6 +65,7 @@ def region_of(
         outputs: Values at which it ends.
         facts: Sizes of the graph.
         order: Position of every node of the main graph.
+        exclusive: Whether to refuse inner tensors that are used elsewhere. Default True.
     """
     nodes: dict[ir.Node, None] = {}
     weights: dict[ir.Value, None] = {}
@@ -83,7 +89,8 @@ def region_of(
             nodes[node] = None
             todo.extend(reversed([v for v in [*node.inputs, *captured(node)] if v is not None]))
     ordered = tuple(sorted(nodes, key=order.__getitem__))
-    refusal = _escapes(ordered, border, set(outputs), facts) or _returns(nodes, inputs, outputs)
+    refusal = _escapes(ordered, border, set(outputs), facts) if exclusive else None
+    refusal = refusal or _returns(nodes, inputs, outputs)
     if refusal is not None:
         return refusal
     used = [v for node in ordered for v in [*node.inputs, *captured(node)] if v in weights]
@@ -117,13 +124,28 @@ def _escapes(
             if value.is_graph_output():
                 return Refusal(f"its inner tensor {value.name!r} is also an output of the graph", node.name or "")
             for user in value.consumers():
-                if user in inside or (user.op_type in {"Shape", "Size"} and facts.is_size(user.outputs[0])):
+                if user in inside or _serves_shapes(user, facts):
                     continue
                 return Refusal(
                     f"its inner tensor {value.name!r} is also used by node {user.name!r} ({user.op_type}) outside",
                     node.name or "",
                 )
     return None
+
+
+def _serves_shapes(node: ir.Node, facts: GraphFacts) -> bool:
+    """Return whether only the shape of what `node` computes is used, such as behind nodes that were replaced."""
+    todo, seen = [node], {node}
+    while todo:
+        current = todo.pop()
+        if current.op_type in {"Shape", "Size"} and facts.is_size(current.outputs[0]):
+            continue
+        users = {user for output in current.outputs for user in output.consumers()}
+        if not users or any(output.is_graph_output() for output in current.outputs):
+            return False
+        todo += users - seen
+        seen |= users
+    return True
 
 
 def _returns(nodes: Collection[ir.Node], inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> Refusal | None:

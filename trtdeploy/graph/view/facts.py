@@ -81,6 +81,15 @@ class GraphFacts:
         """Return whether `value` is computed from shapes alone."""
         return value.const_value is None and self.data(value) is not None
 
+    def element_type(self, value: ir.Value) -> ir.DataType | None:
+        """Return the element type of `value`, None where it is not known."""
+        facts = self._probes.facts(value)
+        return ir.DataType(facts.dtype) if facts is not None and facts.dtype else value.dtype
+
+    def note(self, value: ir.Value, dims: Sequence[Vec | None], like: ir.Value) -> None:
+        """Note that `value` has these sizes and the element type of `like`."""
+        self._probes.learn(value, Facts(int(self.element_type(like) or ir.DataType.FLOAT), list(dims)))
+
     def learn(self, value: ir.Value, like: ir.Value) -> None:
         """Note that `value` has the shape of `like`."""
         facts = self._probes.facts(like)
