@@ -9,6 +9,8 @@ from functools import cache
 import onnx
 import onnx_ir as ir
 
+from trtdeploy.attention.operations import is_operation
+
 FLOAT, FLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 ElementType = ir.DataType | None
 """None: not known, or no tensor."""
@@ -38,7 +40,12 @@ def is_onnx(node: ir.Node, *operators: str) -> bool:
 
 
 def signature(node: ir.Node, opsets: Mapping[str, int]) -> Signature | None:
-    """Return the node's signature at the opset that its graph imports, None for an operator without a schema."""
+    """Return the node's signature at the opset that its graph imports, None for an operator without a schema.
+
+    Operations with kernels have one type for all; their bodies take it as it comes.
+    """
+    if is_operation(node.domain, node.op_type):
+        return Signature(("T",) * len(node.inputs), ("T",) * len(node.outputs), frozenset("T"))
     domain = "" if node.domain in ONNX_DOMAINS else node.domain
     version = opsets.get(domain, opsets.get("ai.onnx", 1) if not domain else 1)
     return _signature(node.op_type, domain, version, len(node.inputs), len(node.outputs))
@@ -69,8 +76,8 @@ class ElementTypes:
         return self._types[value] if value in self._types else _declared(value)
 
     def function(self, node: ir.Node) -> ir.Function | None:
-        """Return the model-local function that `node` calls, if it calls one."""
-        return self._model.functions.get(node.op_identifier())
+        """Return the model-local function that `node` calls, if it calls one; an operation's is none of the graph's."""
+        return None if is_operation(node.domain, node.op_type) else self._model.functions.get(node.op_identifier())
 
     def is_float(self, value: ir.Value | None) -> bool:
         """Return whether `value` is an FP32 tensor."""

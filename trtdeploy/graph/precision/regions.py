@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
+from trtdeploy.attention.operations import is_operation
 from trtdeploy.graph.precision.element_types import ElementTypes, constant, is_onnx, nested_nodes
 
 MOVEMENT = frozenset(
@@ -92,7 +93,7 @@ def _is_learned(node: ir.Node, types: ElementTypes) -> bool:
     function = types.function(node)
     if function is not None:
         return not any(is_onnx(inner, *_SELECTING, "Loop") for inner in function.all_nodes())
-    if is_onnx(node, "Resize", "Upsample", "MaxPool", "AveragePool"):
+    if is_onnx(node, "Resize", "Upsample", "MaxPool", "AveragePool") or is_operation(node.domain, node.op_type):
         return True
     if not is_onnx(node, *_LEARNED):
         return False

@@ -14,6 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from trtdeploy.attention.mhsa.operation import SCALED_DOT_PRODUCT
+from trtdeploy.attention.operations import is_operation
 from trtdeploy.graph.compare import random_feeds
 from trtdeploy.graph.precision.element_types import FLOAT, is_onnx
 from trtdeploy.graph.precision.islands import LARGEST
@@ -68,8 +70,9 @@ def large_scores(model: ir.Model, samples: Sequence[Feeds] = ()) -> tuple[set[ir
 def _chains(model: ir.Model) -> Iterator[list[ir.Node]]:
     """Yield for every softmax of products the nodes from the product to it; a node belongs to the first softmax."""
     taken: set[ir.Node] = set()
-    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-    for node in itertools.chain.from_iterable(graphs):
+    for node in itertools.chain.from_iterable(_graphs(model)):
+        if _is_attention(node):
+            yield [node]
         if not is_onnx(node, "Softmax", "LogSoftmax"):
             continue
         chain, todo, ends = {node: None}, [node], False
@@ -88,9 +91,33 @@ def _chains(model: ir.Model) -> Iterator[list[ir.Node]]:
             yield list(chain)
 
 
+def _graphs(model: ir.Model) -> list[ir.Graph | ir.Function]:
+    """Return the graph and the functions, without those of operations."""
+    return [model.graph, *(f for f in model.functions.values() if not is_operation(f.domain, f.name))]
+
+
+def _is_attention(node: ir.Node) -> bool:
+    """Return whether `node` is attention as one operation, of which the scores are not seen."""
+    return node.op_type == SCALED_DOT_PRODUCT.op_type and is_operation(node.domain, node.op_type)
+
+
+def _show_scores(model: ir.Model) -> None:
+    """Put the product of queries and keys beside every operation, with its mark: FP16 holds it before it is scaled."""
+    for graph in _graphs(model):
+        for node in [node for node in graph if _is_attention(node)]:
+            scale = node.attributes.get_floats("scale")[0]
+            factor = ir.node("Constant", [], {"value_float": max(1.0, abs(scale))})
+            product = ir.node("MatMul", node.inputs[:2])
+            scores = ir.node("Mul", [product.outputs[0], factor.outputs[0]])
+            scores.metadata_props[_MARK] = node.metadata_props.pop(_MARK)
+            scores.outputs[0].type = ir.TensorType(FLOAT)
+            node.append([factor, product, scores])
+
+
 def _peaks(model: ir.Model, samples: Sequence[Feeds]) -> tuple[dict[str, float], str]:
     """Return the largest magnitude in each chain; and why there is none, or an empty string."""
     flat = model.clone()
+    _show_scores(flat)
     common.InlinePass()(flat)
     results: list[tuple[str, ir.Value]] = []
     for node in list(flat.graph):
