@@ -51,6 +51,7 @@ class Machine:
         self.scheduler = Scheduler(order, seed, self._fail)
         self._numbers = itertools.count(0x1000)
         self._trap: Callable[[Work], bool] = lambda work: False
+        self._gate: Callable[[Work], Mark | None] = lambda work: work.after
         self.legacy = [self.scheduler.create_stream(device) for device in range(devices)]
 
     def libraries(self, version: str = "10.13.3.9", device: int = 0, library: str = "tensorrt") -> Any:
@@ -83,6 +84,7 @@ class Machine:
         if stream.capture is not None:
             stream.capture.works.append(work)
             return None
+        work.after = self._gate(work)
         if self._trap(work):
             work.run = self._broken
         return self.scheduler.issue(stream, work)
@@ -91,6 +93,12 @@ class Machine:
         """Let the work called `name`, after `count` others of that name, read memory that is not there."""
         seen = itertools.count()
         self._trap = lambda work: work.name == name and next(seen) == count
+
+    def hold(self, name: str) -> Callable[[], None]:
+        """Keep the next work called `name`, and what comes after it in its stream, until the result is called."""
+        gate, gates = self.scheduler.create_stream(0), itertools.count()
+        self._gate = lambda work: Mark(gate, 1) if work.name == name and next(gates) == 0 else work.after
+        return lambda: self.scheduler.wait(self.scheduler.issue(gate, Work("released", lambda: None)))
 
     def stop(self) -> None:
         """End the machine's thread."""

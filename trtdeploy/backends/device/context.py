@@ -185,15 +185,17 @@ class DeviceContext:
         Raises:
             CudaError: The device failed; the rest was freed all the same.
         """
-        steps: list[Callable[[], None]] = []
-        if self._bindings:
-            steps.append(lambda: self._cuda.synchronise_stream(self.stream))
-        steps += [binding.release for binding in self._bindings.values()]
-        self._bindings = OrderedDict()
-        self._idle = []
-        self._held = None
+        bindings, self._bindings = list(self._bindings.values()), OrderedDict()
+        _idle, self._idle, self._held = self._idle, [], None  # contexts go when the device is done with them
         cleanup, self._cleanup = self._cleanup[::-1], []
-        run_all([*steps, *cleanup])
+        if cleanup:
+            run_all(
+                [
+                    lambda: self._cuda.synchronise_stream(self.stream),
+                    *(binding.release for binding in bindings),
+                    *cleanup,
+                ]
+            )
 
     def _create(self) -> None:
         cuda = self._cuda

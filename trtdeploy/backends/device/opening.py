@@ -21,8 +21,10 @@ from trtdeploy.core.engine_info import EngineInfo
 from trtdeploy.core.errors import DeviceMemoryError, EngineError
 from trtdeploy.core.plan_file import PlanHeader, read_plan, verify_plan
 
+_AMPERE = (8, 0)
 _MISSING_PLUGIN = re.compile(
-    r"(?:could not|cannot) find plugin:?\s*([\w.:]+?),?\s+version:?\s*(\w*),?\s+namespace:?\s*([\w.]*)", re.IGNORECASE
+    r"(?:could not|cannot) find plugin:?\s*([\w:]+),?\s+version:?\s*(\w+)(?:,?\s+namespace:?\s*(\w*(?:\.\w+)*))?",
+    re.IGNORECASE,
 )
 _HOST_CODE = re.compile(r"host[ _]?(?:executable )?code", re.IGNORECASE)
 _MEMORY = re.compile(r"out ?of ?memory|cudaErrorMemoryAllocation|insufficient memory", re.IGNORECASE)
@@ -65,29 +67,39 @@ def open_plan(
         raise EngineError(f"{path}: the plan cannot be read: {error}") from error
     verify_plan(path, plan)
     libraries = libraries or load_libraries(library, f"engine {path}")
-    check_fits(path, header, libraries, TITLES[library])
+    _check_fits(path, info, header, libraries, library)
     with libraries.cuda.current():
         runtime, engine, log = _deserialise(path, plan, libraries, TITLES[library])
         return DeviceSession(path, info, libraries, runtime, engine, log)
 
 
-def check_fits(path: Path, header: PlanHeader, libraries: Libraries, title: str) -> None:
+def _check_fits(path: Path, info: EngineInfo, header: PlanHeader, libraries: Libraries, library: Library) -> None:
     """Check that the plan is for this version of the library and for this GPU.
 
     Raises:
         EngineError: It is not; the message has every field that differs.
     """
     problems = []
-    here = str(libraries.trt.__version__)
-    if header.version is not None and version_numbers(header.version) != version_numbers(here):
-        problems.append(f"it was built by {title} {header.version}, and {here} is installed")
-    major, minor = libraries.cuda.compute_capability()
-    if header.targets and f"sm{major}{minor}" not in header.targets:
-        problems.append(
-            f"it was built for {', '.join(header.targets)}, and {libraries.cuda.name()} is sm{major}{minor}"
-        )
+    built, here = header.version or info.versions.get(library), str(libraries.trt.__version__)
+    if built is not None and not _runs_on(version_numbers(built), version_numbers(here), info):
+        problems.append(f"it was built by {TITLES[library]} {built}, and {here} is installed")
+    targets = header.targets or (tuple(info.plan.targets) if info.plan is not None else ())
+    capability = libraries.cuda.compute_capability()
+    gpu = "sm{}{}".format(*capability)
+    on_any = _was_built(info, "hardware-compatible") and capability >= _AMPERE
+    if targets and gpu not in targets and not on_any:
+        problems.append(f"it was built for {', '.join(targets)}, and {libraries.cuda.name()} is {gpu}")
     if problems:
         raise EngineError(f"{path}: the plan does not fit this machine: {'; '.join(problems)}. Build it again for it.")
+
+
+def _runs_on(built: tuple[int, ...], here: tuple[int, ...], info: EngineInfo) -> bool:
+    return built == here or (_was_built(info, "version-compatible") and built < here)
+
+
+def _was_built(info: EngineInfo, option: str) -> bool:
+    options = info.plan.options if info.plan is not None else []
+    return any(option in text.replace("_", "-") for text in options)
 
 
 def _deserialise(path: Path, plan: bytes, libraries: Libraries, title: str) -> tuple[Any, Any, ErrorLog]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,15 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Profile:
-    """The input shapes `[B, H, W, 3]` that one profile allows."""
+    """The input shapes `[B, H, W, 3]` that one profile allows.
+
+    Attributes:
+        index: Its number in the engine.
+        name: What the user called it, or its number.
+    """
 
     index: int
+    name: str
     min: Shape
     opt: Shape
     max: Shape
@@ -31,7 +38,7 @@ class Profile:
             f"{low}" if low == high else f"{low} to {high}"
             for low, high in zip(self.min[:3], self.max[:3], strict=True)
         )
-        return f"profile {self.index}: batch {batch}, height {height}, width {width}"
+        return f"profile {self.name!r}: batch {batch}, height {height}, width {width}"
 
 
 class Profiles:
@@ -41,12 +48,17 @@ class Profiles:
         name: The engine's path, for messages.
         engine: The `ICudaEngine`.
         tensor: Name of its input.
+        names: Names of the profiles as far as they are known.
     """
 
-    def __init__(self, name: str, engine: Any, tensor: str) -> None:
+    def __init__(self, name: str, engine: Any, tensor: str, names: Sequence[str] = ()) -> None:
         self._name = name
         self._profiles = [
-            Profile(index, *(tuple(shape) for shape in engine.get_tensor_profile_shape(tensor, index)))
+            Profile(
+                index,
+                names[index] if index < len(names) else str(index),
+                *(tuple(shape) for shape in engine.get_tensor_profile_shape(tensor, index)),
+            )
             for index in range(engine.num_optimization_profiles)
         ]
 

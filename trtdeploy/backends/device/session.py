@@ -54,7 +54,8 @@ class DeviceSession:
         self._contexts: list[DeviceContext] = []
         self._failure: BaseException | None = None
         self._contract.check_tensors(*(_specs(libraries.trt, engine, mode) for mode in ("INPUT", "OUTPUT")))
-        self.profiles = Profiles(str(path), engine, self._contract.input_name)
+        names = [profile.name for profile in info.plan.profiles] if info.plan is not None else []
+        self.profiles = Profiles(str(path), engine, self._contract.input_name, names)
 
     def create_context(self) -> DeviceContext:
         """Return a new slot with a stream and scratch memory of its own.
