@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 import numpy as np
+
 from ptx_emulator.decode import UNSIGNED, Execute, Operands, Pure, bits_of, dtype_of, instruction, pure
 from ptx_emulator.errors import PtxError
 from ptx_emulator.machine import Machine, Mask
@@ -72,6 +73,16 @@ def _shift_right(type_: str) -> Pure:
         return a >> limited if type_[0] == "s" else np.where(by < bits_of(type_), a >> limited, a.dtype.type(0))
 
     return type_, (type_, "u32"), shift
+
+
+@pure(r"shf\.l\.wrap\.b32")
+def _funnel_shift() -> Pure:
+    def shift(low: np.ndarray, high: np.ndarray, by: np.ndarray) -> np.ndarray:
+        """Return the upper half of `high:low` shifted left by `by` modulo 32."""
+        joined = high.astype(np.uint64) << np.uint64(32) | low
+        return (joined << (by & np.uint32(31)).astype(np.uint64) >> np.uint64(32)).astype(np.uint32)
+
+    return "b32", ("b32", "b32", "u32"), shift
 
 
 @pure(r"bfe\.([us])32")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from ptx_emulator.errors import PtxError
 from ptx_emulator.machine import Machine, Mask
 from ptx_emulator.parser import Instruction, Kernel

@@ -1,4 +1,4 @@
-"""Instructions on floating-point numbers: rounding, NaN, zeros and subnormals as the ISA has them. NaN has any payload."""
+"""Instructions on floating-point numbers: rounding, NaN, zeros, subnormals as the ISA has them, but for NaN's payload."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 import numpy as np
+
 from ptx_emulator.arithmetic import COMPARISONS, set_predicate
 from ptx_emulator.decode import Execute, Operands, Pure, bits_of, dtype_of, instruction, pure
 
@@ -83,10 +84,7 @@ def _sign(op: str, type_: str) -> Pure:
 @pure(r"(min|max)(\.NaN)?\.(f16|f32)")
 def _extreme(op: str, keep_nan: str | None, type_: str) -> Pure:
     """Without `.NaN` the number wins over NaN; -0 is less than +0."""
-    if keep_nan:
-        choose = np.minimum if op == "min" else np.maximum
-    else:
-        choose = np.fmin if op == "min" else np.fmax
+    choose = {"min": (np.fmin, np.minimum), "max": (np.fmax, np.maximum)}[op][keep_nan is not None]
     unsigned = dtype_of(f"u{bits_of(type_)}")
     join = np.bitwise_or if op == "min" else np.bitwise_and  # of two zeros, the sign; of other equal numbers, nothing
 

@@ -1,4 +1,4 @@
-"""Global memory: buffers at made-up addresses, far from each other, so that an access that misses its buffer hits none."""
+"""Global memory: buffers at made-up addresses, so far apart that an access that misses its buffer hits none."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+
 from ptx_emulator.errors import PtxError
 
 FIRST_ADDRESS = 0x7F12_0000_0000

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
 from ptx_emulator import arithmetic, floating, memory_access, warp
 from ptx_emulator.decode import Execute, decode_all
 from ptx_emulator.errors import PtxError
@@ -63,7 +64,7 @@ def launch(
     with np.errstate(all="ignore"):
         for start in range(0, len(blocks), together):
             some = blocks[start : start + together]
-            shared = SharedMemory(len(some), shared_bytes)
+            shared = SharedMemory(len(some), block // WARP, shared_bytes)
             machine = Machine(some, grid, block, parameters, memory, shared, doubt or Doubt())
             executed += _run(machine, kernel, code)
     return executed
@@ -143,10 +144,10 @@ def _barrier(machine: Machine, end: int, step: Instruction, active: Mask, positi
     if step.operands != ("0",):
         raise PtxError("only barrier 0 for all threads is supported")
     if active is None:
-        machine.shared.epoch += 1
+        machine.shared.synchronise_blocks(np.arange(len(machine.blocks)))
         return
     there = np.unique(machine.block_of[active])
     running = np.ones(machine.count, bool) if positions is None else positions < end
     if (running & ~active & np.isin(machine.block_of, there)).any():
         raise PtxError("a barrier that some threads of a block do not reach")
-    machine.shared.epoch[there] += 1
+    machine.shared.synchronise_blocks(there)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from ptx_emulator.errors import PtxError
 from ptx_emulator.global_memory import GlobalMemory
 from ptx_emulator.shared_memory import SharedMemory
@@ -68,7 +69,7 @@ class Machine:
         self.count = len(self.blocks) * self.threads
         self.block_of = np.repeat(np.arange(len(self.blocks)), self.threads)
         thread = np.tile(np.arange(self.threads, dtype=np.uint32), len(self.blocks))
-        self.warp_of = (thread // WARP).astype(np.int64)
+        self.thread_of = thread.astype(np.int64)
         self.group = np.zeros(self.count, np.int64)
         """The group of asynchronous copies that each thread fills."""
         self.special = {f"%ctaid.{axis}": self.blocks[self.block_of, i] for i, axis in enumerate("xyz")}

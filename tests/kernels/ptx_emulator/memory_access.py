@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+
 from ptx_emulator.decode import UNSIGNED, Execute, Operands, dtype_of, instruction
 from ptx_emulator.errors import PtxError
 from ptx_emulator.machine import AsyncCopy, Machine, Mask
@@ -45,7 +46,7 @@ def _load(operands: Operands, match: re.Match[str]) -> Execute:
             values = machine.memory.load(addresses, width, len(writes))
         else:
             values = machine.shared.load(
-                machine.block_of[threads], machine.warp_of[threads], addresses, width, len(writes)
+                machine.block_of[threads], machine.thread_of[threads], addresses, width, len(writes)
             )
         for i, write in enumerate(writes):
             full = np.zeros(machine.count, values.dtype)
@@ -73,7 +74,7 @@ def _store(operands: Operands, match: re.Match[str]) -> Execute:
         if space == "global":
             machine.memory.store(addresses, values)
         else:
-            machine.shared.store(machine.block_of[threads], machine.warp_of[threads], addresses, values)
+            machine.shared.store(machine.block_of[threads], machine.thread_of[threads], addresses, values)
 
     return execute
 
@@ -96,7 +97,7 @@ def _copy(operands: Operands, match: re.Match[str]) -> Execute:
             lengths = machine.all_threads(read_length(machine))[threads].astype(np.int64)
         if not np.isin(lengths, (0, size)).all():
             raise PtxError(f"an asynchronous copy of {lengths.max()} of {size} bytes; Triton copies all or none")
-        machine.shared.forget(machine.block_of[threads], machine.warp_of[threads], targets, size)
+        machine.shared.forget(machine.block_of[threads], machine.thread_of[threads], targets, size)
         values = np.zeros((len(threads), size // 4), np.uint32)
         whole = lengths == size
         if whole.any():
@@ -134,7 +135,7 @@ def _wait(operands: Operands, match: re.Match[str]) -> Execute:
             threads = copy.threads[done]
             if len(threads):
                 machine.shared.store(
-                    machine.block_of[threads], machine.warp_of[threads], copy.targets[done], copy.values[done]
+                    machine.block_of[threads], machine.thread_of[threads], copy.targets[done], copy.values[done]
                 )
             if not done.all():
                 left.append(

@@ -173,6 +173,8 @@ def _statements(body: str) -> list[str]:
 
 
 def _declare(statement: str, registers: dict[str, tuple[str, int]]) -> None:
+    if re.fullmatch(r"\.reg \.b(?:32|64) %SPL?", statement):
+        return  # LLVM declares the stack's registers where it removed the stack; an operand that names one is an error
     match = re.fullmatch(r"\.reg \.(\w+) (%[a-z]+)<(\d+)>", statement)
     if match is None or match.group(1) not in WIDTHS:
         raise PtxError(f"Declaration {statement!r} is not known.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+
 from ptx_emulator.decode import Execute, Operands, instruction
 from ptx_emulator.errors import PtxError
 from ptx_emulator.machine import WARP, Machine, Mask
@@ -27,6 +28,18 @@ def whole_warps(machine: Machine, active: Mask) -> np.ndarray:
     if (by_warp.any(axis=1) != by_warp.all(axis=1)).any():
         raise PtxError("only a part of a warp's threads run it")
     return by_warp.all(axis=1)
+
+
+@instruction(r"bar\.warp\.sync")
+def _synchronise(operands: Operands, match: re.Match[str]) -> Execute:
+    operands.expect(1)
+    read_members = operands.source(0, "b32")
+
+    def execute(machine: Machine, active: Mask) -> None:
+        _check_members(machine, active, read_members(machine))
+        machine.shared.synchronise_warps(whole_warps(machine, active))
+
+    return execute
 
 
 @instruction(r"shfl\.sync\.(up|down|bfly|idx)\.b32")
@@ -96,7 +109,7 @@ def _load_matrix(operands: Operands, match: re.Match[str]) -> Execute:
         for i, write in enumerate(writes):  # matrix i: its eight rows are where threads 8 i to 8 i + 7 point
             threads = (running[:, None] * WARP + 8 * i + np.arange(8)).reshape(-1)
             rows = machine.shared.load(
-                machine.block_of[threads], machine.warp_of[threads], addresses[:, 8 * i : 8 * i + 8].reshape(-1), 2, 8
+                machine.block_of[threads], machine.thread_of[threads], addresses[:, 8 * i : 8 * i + 8].reshape(-1), 2, 8
             )
             matrix = rows.reshape(-1, 8, 8)
             if transposed:
