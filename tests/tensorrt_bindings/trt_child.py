@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import importlib
 import json
 import sys
@@ -47,6 +48,7 @@ def load(folder: str | None, libraries: list[str]) -> ModuleType:
 
 
 def main() -> None:
+    faulthandler.enable()  # a stub that is called shows as a crash: say where
     order = json.load(sys.stdin)
     module = load(order["folder"], order["libraries"])
     script = Path(order["script"])
