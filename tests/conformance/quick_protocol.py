@@ -83,8 +83,8 @@ class Walk:
 
     Args:
         trt: The bindings.
-        case: `op_type`, `data_type`, `shapes` (-1 where the network does not fix a size), `attributes` (by name) and
-            `runs`: shapes of the inputs at run time.
+        case: `op_type`, `data_type`, `shapes` (-1 where the network does not fix a size), `attributes` (by name),
+            `runs`: shapes of the inputs at run time; and `input_types` where they are not all of `data_type`.
     """
 
     def __init__(self, trt: Any, case: dict[str, Any]) -> None:
@@ -109,7 +109,9 @@ class Walk:
         """Return the outputs' types and shapes, and each layout's launches, computed for every run."""
         trt, plugin = self.trt, self.plugin
         kind = {"float32": trt.float32, "float16": trt.float16}[self.case["data_type"]]
-        types_out = plugin.get_output_data_types([kind] * len(self.inputs), [len(shape) for shape in self.inputs])
+        names = self.case.get("input_types")
+        types_in = [getattr(trt.DataType, name) for name in names] if names else [kind] * len(self.inputs)
+        types_out = plugin.get_output_data_types(types_in, [len(shape) for shape in self.inputs])
         outputs = plugin.get_output_shapes(self.inputs, [], self.builder)
         shapes_out = [[size.fixed if size.fixed is not None else -1 for size in shape] for shape in outputs]
         first = [self._desc(shape, kind, trt.TensorFormat.LINEAR) for shape in (*self.case["shapes"], *shapes_out)]

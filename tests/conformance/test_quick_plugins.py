@@ -5,13 +5,17 @@ from __future__ import annotations
 import functools
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import trt_bindings
+from quick_protocol import MUTATIONS
 
 from trtdeploy.attention.plugins import plugin_specs
+from trtdeploy.backends.quick_plugins import register_quick_plugins, supports_quick_plugins
+from trtdeploy.core.errors import BuildError
 from trtdeploy.kernels import store
 
 SCRIPT = Path(__file__).with_name("quick_protocol.py")
@@ -179,3 +183,98 @@ def test_a_plugin_says_what_the_table_says(version: str, op_type: str) -> None:
     assert len(results) == 22  # ten fixed shapes and one open, in two types
     for case, result in results:
         check(case, result, "sm80")
+
+
+def test_sm75_plugins_take_their_own_kernels() -> None:
+    results = walked("11.4.0.106", "sm75")
+    assert {case["op_type"] for case, _ in results} == set(plugin_specs()) - {"TrtdeployScaledDotProduct"}
+    for case, result in results:
+        check(case, result, "sm75")
+    assert all(".target sm_75" in one["ptx"] for _, result in results for one in result["launches"])
+
+
+def test_what_a_network_leaves_open_takes_launches_without_conditions_on_it() -> None:
+    open_cases = [(case, result) for case, result in walked("11.4.0.106") if len(case["runs"]) > 1]
+    assert len(open_cases) == 2 * len(plugin_specs())
+    for case, result in open_cases:
+        taken = [operation(case["op_type"])["launches"][one["tactic"] - 1] for one in result["launches"]]
+        conditions = [condition for launch in taken for condition in launch["conditions"]]
+        assert all(compute(condition, case["shapes"], {}) for condition in conditions)
+        fixed = [shape for shape in case["shapes"] if all(size >= 0 for size in shape)]
+        assert taken
+        assert len(fixed) < len(case["shapes"])
+
+
+@pytest.mark.parametrize("op_type", sorted(plugin_specs()))
+def test_output_shapes_are_those_of_the_reference(op_type: str) -> None:
+    spec, generator = plugin_specs()[op_type], np.random.default_rng(0)
+    for case, result in walked("10.13.3.9"):
+        if case["op_type"] != op_type or len(case["runs"]) > 1:
+            continue
+        tensors = [generator.standard_normal(shape) for shape in case["shapes"]]
+        outputs = spec.operation.reference(*tensors, **case["attributes"])
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        assert result["shapes"][0] == [list(output.shape) for output in outputs]
+
+
+@pytest.mark.parametrize("mutation", sorted(MUTATIONS))
+def test_a_wrong_spec_is_noticed(mutation: str) -> None:
+    failures = set()
+    for case, result in walked("11.4.0.106", mutation=mutation):
+        try:
+            check(case, result, "sm80")
+        except AssertionError:
+            failures.add(case["op_type"])
+    assert failures, f"nothing noticed: {mutation}"
+
+
+def case_of(op_type: str, **changes: Any) -> dict[str, Any]:
+    return {**next(case for case in cases() if case["op_type"] == op_type), **changes}
+
+
+def answers(*refused: dict[str, Any], version: str = "11.4.0.106") -> list[Any]:
+    order = {"target": "sm80", "cases": list(refused), "mutation": None}
+    found: list[Any] = trt_bindings.run(version, SCRIPT, "walk", order)
+    return found
+
+
+def test_what_has_no_kernel_is_refused_with_the_sizes_and_what_to_do() -> None:
+    narrow = [[1, 2, 9, 24], [1, 2, 24, 9], [1, 2, 9, 24]]
+    open_width = [[1, 2, 9, -1], [1, 2, -1, 9], [1, 2, 9, -1]]
+    product = "TrtdeployScaledDotProduct"
+    found = answers(case_of(product, shapes=narrow, runs=[narrow]), case_of(product, shapes=open_width, runs=[narrow]))
+    end = " in float16. Build the engine without plugins: --attention native."
+    assert found == [
+        f"BuildError: Plugin {product} has no kernel for inputs [1, 2, 9, 24], [1, 2, 24, 9], [1, 2, 9, 24]{end}",
+        f"BuildError: Plugin {product} has no kernel for inputs [1, 2, 9, ?], [1, 2, ?, 9], [1, 2, 9, ?]{end}",
+    ]
+
+
+@pytest.mark.parametrize("version", trt_bindings.VERSIONS)
+def test_types_without_kernels_are_refused(version: str) -> None:
+    (mixed, other) = answers(
+        case_of("TrtdeployCoordGate", input_types=["HALF", "HALF", "FLOAT"]),
+        case_of("TrtdeploySimAMGate", input_types=["INT32"]),
+        version=version,
+    )
+    end = "; expected all FLOAT or all HALF. Build the engine without plugins: --attention native."
+    assert mixed == f"BuildError: Plugin TrtdeployCoordGate got inputs of types HALF, HALF, FLOAT{end}"
+    assert other == f"BuildError: Plugin TrtdeploySimAMGate got inputs of types INT32{end}"
+
+
+@pytest.mark.parametrize("version", trt_bindings.VERSIONS)
+@pytest.mark.parametrize("epsilon", [1e-4, -1e-4, 3.4e38, -3.4e38, 1e-45, -0.0])
+def test_the_bits_of_a_float_reach_the_arguments_as_they_are(version: str, epsilon: float) -> None:
+    (result,) = answers(case_of("TrtdeploySimAMGate", attributes={"epsilon": [epsilon]}), version=version)
+    for launch in result["launches"]:
+        (arguments,) = launch["arguments"]
+        assert struct.pack("=i", arguments[-1]) == np.float32(epsilon).tobytes()
+
+
+def test_versions_without_ahead_of_time_plugins_are_refused() -> None:
+    old = SimpleNamespace(__name__="tensorrt", __version__="10.8.0.43", QuickPluginCreationRequest=None)
+    rtx = SimpleNamespace(__name__="tensorrt_rtx", __version__="1.7.1.116", QuickPluginCreationRequest=None)
+    for module in (old, rtx):
+        assert not supports_quick_plugins(module)
+        with pytest.raises(BuildError, match=r"has no quick plugins (?s:.)*expected tensorrt 10\.9 or newer"):
+            register_quick_plugins(module, plugin_specs().values())
