@@ -152,6 +152,7 @@ class Scheduler:
             if pause_s > 1e-4:
                 time.sleep(pause_s)
             self._do(work)
+            del work  # what it refers to may go with it
             with self._changed:
                 stream.queue.popleft()
                 stream.done += 1

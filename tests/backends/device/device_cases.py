@@ -129,11 +129,11 @@ class Caller:
         found: Stream = self.machine.handles[self.stream]
         return found
 
-    def array(self, shape: tuple[int, ...], **interface: Any) -> CallerArray:
+    def array(self, size: tuple[int, ...], **interface: Any) -> CallerArray:
         """Return an array in device memory that nothing was written to yet."""
-        block = self.machine.memory.allocate("device", int(np.prod(shape)), self.cuda.device)
+        block = self.machine.memory.allocate("device", int(np.prod(size)), self.cuda.device)
         assert block is not None
-        return CallerArray(block.start, block.data, shape, interface)
+        return CallerArray(block.start, block.data, size, interface)
 
     def write(self, array: CallerArray, values: NDArray[np.uint8]) -> None:
         """Put into the stream: write `values` into an array."""
