@@ -43,7 +43,7 @@ def demo_model() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def subject(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
     backend = OnnxRuntimeBackend()
-    options = BuildOptions(sizes=parse_dynamic(SIZES), batches=BATCHES)
+    options = BuildOptions(sizes=parse_dynamic(SIZES), batches=BATCHES, surgery=False)
     draft = Draft(load_model(demo_model), backend, options, lambda _name: None)
     path = tmp_path_factory.mktemp("gate") / "right.engine"
     info = draft.build(path, GateInfo(verdict="ungated"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def gate_images(options: GateOptions, wanted: int) -> list[GateImage]:
         SourceError: Images cannot be read; all are named.
     """
     if options.images is None:
-        return _drawn(wanted)
+        return list(_drawn(wanted))
     paths = photos(options.images)
     count = min(len(paths), options.limit)
     found = _read([paths[index * len(paths) // count] for index in range(count)], options.images)
@@ -122,7 +123,8 @@ def _read(paths: Sequence[Path], folder: Path) -> list[GateImage]:
     return found
 
 
-def _drawn(count: int) -> list[GateImage]:
+@functools.cache
+def _drawn(count: int) -> tuple[GateImage, ...]:
     from trtdeploy.scenes.circuit_boards import CircuitBoardScene
 
     scene = CircuitBoardScene(_SEED, width=64, height=64)
@@ -130,4 +132,4 @@ def _drawn(count: int) -> list[GateImage]:
     for index in range(count):
         height, width = _DRAWN_SIZES[index % len(_DRAWN_SIZES)]
         images.append(GateImage(f"drawing {index + 1}", scene.sample(index, width=width, height=height)[0]))
-    return images
+    return tuple(images)

@@ -130,7 +130,7 @@ def _second_try(
     if not found:
         draft.reports = reports
         failure = f"it is not a matter of FP16: with all {len(blocks)} blocks in FP32 it fails too"
-        return info, replace(report, failures=(*report.failures, failure))
+        return info, replace(report, failures=(report.reason, failure, *report.failures[1:]))
     step(f"second try: {', '.join(block.name for block in found)} in FP32")
     info = draft.build(staging.path, _NOT_YET, names_of(found))
     kept = [block.name for block in found]

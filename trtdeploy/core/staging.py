@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from trtdeploy.core.errors import BuildError, EngineError, SinkError
+from trtdeploy.core.errors import BuildError, EngineError, GateError, SinkError
 from trtdeploy.core.files import sink_error
 
 _LOCK = ".lock"
@@ -78,7 +78,7 @@ def open_staging(target: Path) -> Iterator[Staging]:
         with contextlib.suppress(OSError):  # some network file systems have no locks; then nobody removes stale folders
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield Staging(folder, real)
-    except (BuildError, EngineError, SinkError) as error:
+    except (BuildError, EngineError, GateError, SinkError) as error:
         staged = str(folder / real.name)
         if staged not in str(error):
             raise

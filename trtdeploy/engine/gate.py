@@ -103,7 +103,7 @@ class GateReport:
     def lines(self) -> list[str]:
         """Return the report as text: the verdict, what exceeded its limit, and the worst boxes."""
         lines = [f"gate {self.verdict}: {self.reason}"]
-        lines += [f"  {failure}" for failure in self.failures[:8]]
+        lines += [f"  {failure}" for failure in self.failures[1:8]]  # the first is the reason
         if self.worst:
             lines.append("  worst:")
         for item in self.worst[:5]:
