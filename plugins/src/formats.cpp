@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "trtdeploy/error.h"
+
 namespace trtdeploy
 {
 
@@ -39,6 +41,17 @@ bool supportsFormat(Definition const& definition, size_t position, std::vector<T
         }
     }
     return hasLaunch(definition, *dataType, layout);
+}
+
+void checkFormats(Definition const& definition, std::vector<TensorFormat> const& formats)
+{
+    for (size_t tensor = 0; tensor < definition.tensors(); ++tensor)
+    {
+        if (!supportsFormat(definition, tensor, formats))
+        {
+            throw Error(definition.opType + " was given tensors of types or in formats that it did not agree to.");
+        }
+    }
 }
 
 std::optional<Layout> imageLayout(Definition const& definition, std::vector<TensorFormat> const& formats)

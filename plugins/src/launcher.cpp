@@ -49,16 +49,6 @@ CUfunction compile(Driver const& driver, std::string const& entry, std::string c
     return kernel;
 }
 
-TensorFormat imageFormat(Definition const& definition, std::vector<TensorFormat> const& formats)
-{
-    TensorFormat const format{formats.at(0).dataType, imageLayout(definition, formats)};
-    if (!format.dataType || !format.layout)
-    {
-        throw Error(definition.opType + " was given tensors of a type or in a format that it did not agree to.");
-    }
-    return format;
-}
-
 } // namespace
 
 CUfunction loadKernel(Driver const& driver, Launch const& launch, uint32_t capability)
@@ -82,21 +72,20 @@ CUfunction loadKernel(Driver const& driver, Launch const& launch, uint32_t capab
 Launcher::Prepared const& Launcher::find(
     Node const& node, Driver const& driver, std::vector<TensorFormat> const& formats, Shapes const& inputs)
 {
-    auto const format = imageFormat(node.definition(), formats);
-    auto const known = std::find_if(mPrepared.rbegin(), mPrepared.rend(), [&](Prepared const& prepared) {
-        return prepared.dataType == format.dataType && prepared.layout == format.layout && prepared.inputs == inputs;
-    });
+    auto const known = std::find_if(mPrepared.rbegin(), mPrepared.rend(),
+        [&](Prepared const& prepared) { return prepared.formats == formats && prepared.inputs == inputs; });
     if (known != mPrepared.rend())
     {
         return *known;
     }
+    checkFormats(node.definition(), formats);
     auto const capability = driver.currentCapability();
     if (!capability)
     {
         throw Error("No CUDA context is current in the thread that runs " + node.definition().opType + ".");
     }
-    Prepared prepared{*format.dataType, *format.layout, inputs,
-        node.plan(*format.dataType, *format.layout, inputs, *capability)};
+    auto plan = node.plan(*formats[0].dataType, *imageLayout(node.definition(), formats), inputs, *capability);
+    Prepared prepared{formats, inputs, std::move(plan)};
     if (prepared.plan.launch != nullptr)
     {
         prepared.kernel = loadKernel(driver, *prepared.plan.launch, *capability);

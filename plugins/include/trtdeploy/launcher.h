@@ -30,8 +30,7 @@ public:
 private:
     struct Prepared
     {
-        DataType dataType;
-        Layout layout;
+        std::vector<TensorFormat> formats;
         Shapes inputs;
         Plan plan;
         CUfunction kernel{nullptr};

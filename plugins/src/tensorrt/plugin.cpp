@@ -277,11 +277,8 @@ int32_t Plugin::configurePlugin(nvinfer1::DynamicPluginTensorDesc const* in, int
         checkCounts(nbInputs, nbOutputs);
         auto const inputs = static_cast<size_t>(nbInputs);
         auto const formats = formatsOf(in, inputs, out, static_cast<size_t>(nbOutputs));
+        checkFormats(mNode->definition(), formats);
         auto const layout = imageLayout(mNode->definition(), formats);
-        if (!formats[0].dataType || !layout)
-        {
-            throw Error(mNode->definition().opType + " was configured for a type or a format that it does not support.");
-        }
         // Every shape of the profile needs a kernel. Finding out now is better than at run time; the ends stand for the rest.
         uint32_t const capability = systemDriver().currentCapability().value_or(kAnyCapability);
         using Desc = nvinfer1::DynamicPluginTensorDesc;
