@@ -27,6 +27,7 @@ class SimulatedBackend:
 
     name = "tensorrt"
     fuses_attention = False
+    half_in_graph = False
 
     def __init__(self, machine: Machine, traits: Traits | None = None, version: str = "10.13.3.9") -> None:
         self._machine = machine

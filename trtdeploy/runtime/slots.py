@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from trtdeploy.backends.base import Context
 from trtdeploy.core.engine_info import EngineInfo
+from trtdeploy.core.errors import EngineError
 from trtdeploy.core.preprocess import Letterbox
 from trtdeploy.core.types import Detections, Result, Size
 from trtdeploy.runtime.batcher import Batcher, Ticket
@@ -132,7 +133,11 @@ class Worker:
         before = clock()
         images, layouts = self._slot.prepare([ticket.frame.image for ticket in batch], batch[0].size)
         prepared = clock()
-        found = self._slot.infer(images, layouts, len(batch))
+        try:
+            found = self._slot.infer(images, layouts, len(batch))
+        except EngineError as error:
+            frames = ", ".join(f"{ticket.frame.stream!r} frame {ticket.frame.index}" for ticket in batch)
+            raise EngineError(f"Stream {frames}: {error}") from error
         ready = clock()
         # The letterbox of one frame is a share of the batch's; the network runs for the batch as a whole.
         letterbox_s, infer_s = (prepared - before) / len(batch), ready - prepared

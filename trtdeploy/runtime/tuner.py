@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trtdeploy.backends.base import Context, Session, SessionOptions
-from trtdeploy.core.errors import EngineError
+from trtdeploy.core.errors import DeviceMemoryError, EngineError
 from trtdeploy.core.preprocess import PAD_VALUE
 from trtdeploy.core.types import Size
 from trtdeploy.runtime.engine_handle import EngineHandle
@@ -63,14 +63,22 @@ class Tuner:
         self._interrupted = False
 
     def open(self, options: SessionOptions, max_batch: int) -> OpenPlan:
-        """Open the engine by one plan, without measuring.
+        """Open the engine by one plan, without measuring; with fewer contexts where the device's memory ends.
 
         Raises:
-            EngineError: The backend refused it.
+            EngineError: The backend refused it, or there is no memory for a single context.
         """
         session = self._engine.backend.open(self._engine.path, self._engine.info, options)
+        contexts: list[Context] = []
         try:
-            contexts = [session.create_context() for _ in range(options.contexts)]
+            while len(contexts) < options.contexts:
+                contexts.append(session.create_context())
+        except DeviceMemoryError as error:
+            if not contexts:
+                session.close()
+                raise
+            logger.warning("Running with %d of %d contexts: %s", len(contexts), options.contexts, error)
+            options = replace(options, contexts=len(contexts))
         except BaseException:
             session.close()
             raise

@@ -50,7 +50,7 @@ class CudaError(EngineError):
 class Cuda:
     """CUDA on one GPU: memory, streams, events and graphs, as integers.
 
-    Every method but `current` needs the device's context to be current in the calling thread: call it inside
+    Memory, streams, events and graphs need the device's context to be current in the calling thread: use them inside
     `with cuda.current():`. The context is the primary one, which PyTorch, CuPy and `pycuda.autoprimaryctx` use too.
     Calls that wait release the interpreter lock.
 

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from trtdeploy.backends.device.cuda import Cuda, load_cuda
+from trtdeploy.backends.device_files import TENSORRT_INSTALL
 from trtdeploy.core.errors import MissingDependencyError
 
 Library = Literal["tensorrt", "tensorrt_rtx"]
 
-_INSTALL = {
-    "tensorrt": "pip install tensorrt  (Jetson: it comes with JetPack; use python -m venv --system-site-packages)",
-    "tensorrt_rtx": "pip install 'trtdeploy[rtx]'",
-}
+_INSTALL = {"tensorrt": TENSORRT_INSTALL, "tensorrt_rtx": "pip install 'trtdeploy[rtx]'"}
 TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 _KEPT_ERRORS = 20
 
