@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import astuple
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -15,7 +15,8 @@ from trtdeploy.backends.base import Backend
 from trtdeploy.core.discovery import version_of
 from trtdeploy.core.engine_info import EngineInfo, GateInfo, InputKind, NmsInfo, PassInfo, SourceInfo, TensorInfo
 from trtdeploy.core.preprocess import Preprocess
-from trtdeploy.core.types import PassReport, Precision, SizeRange
+from trtdeploy.core.errors import UsageError
+from trtdeploy.core.types import BatchRange, PassReport, Precision, Size, SizeRange
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -53,13 +54,15 @@ class Draft:
         self._step = step
         self._passes = passes = Passes(loaded.model, step)
         passes.run(Prepare())
+        sizes, batches = _ranges(options)
         # an engine that takes frames letterboxes them to one size of its own, the optimum
-        wanted = SizeRange.fixed(options.sizes.opt) if options.frames and options.sizes else options.sizes
-        self._shapes = SetShapes(wanted, options.batches)
+        wanted = SizeRange.fixed(sizes.opt) if sizes and self._kind == "frames" else sizes
+        self._shapes = SetShapes(wanted, batches)
         passes.run(self._shapes)
-        self._head = passes.run(AppendHead(options.head, options.nms, options.class_names))
+        suppression: Literal["loop", "fixpoint"] = "fixpoint" if backend.on_gpu else "loop"
+        self._head = passes.run(AppendHead(options.head, options.nms, options.class_names, suppression))
         if options.surgery:
-            passes.operate(pad=backend.fuses_attention)
+            passes.operate(pad=backend.fuses_attention, operations=backend.fuses_attention)
             if not backend.fuses_attention:
                 passes.run(InlineAttention(backend.name))
 
@@ -91,7 +94,7 @@ class Draft:
         model = self.finish(keep)
         info = msgspec.structs.replace(self._info(model), gate=gate)
         self._step(f"build ({self.backend.name})")
-        self.backend.build(model, info, target, self._step)
+        self.backend.build(model, info, target, self._step, self._options.tensorrt)
         return info
 
     def finish(self, keep: Collection[str] = ()) -> ir.Model:
@@ -119,6 +122,8 @@ class Draft:
 
     @property
     def _kind(self) -> InputKind:
+        if self._options.frames is None:  # raw outputs have no boxes to map to frame pixels
+            return "frames" if self.backend.on_gpu and self._options.nms.method != "none" else "canvas"
         return "frames" if self._options.frames else "canvas"
 
     @property
@@ -152,6 +157,28 @@ class Draft:
             source=SourceInfo(name=loaded.name, sha256=loaded.sha256, opset=loaded.opset, producer=loaded.producer),
             versions=_versions(self.backend),
         )
+
+
+def _ranges(options: BuildOptions) -> tuple[SizeRange | None, BatchRange | None]:
+    """Return the ranges of network sizes and batches that hold those of all profiles; the optimum is the first's.
+
+    Raises:
+        UsageError: Ranges and profiles are given.
+    """
+    profiles = options.tensorrt.profiles
+    if not profiles:
+        return options.sizes, options.batches
+    if options.batches is not None:
+        raise UsageError("--batch and --profile exclude each other: a profile has its own batches. Leave --batch out.")
+    batches = BatchRange(
+        min(p.batches.min for p in profiles), profiles[0].batches.opt, max(p.batches.max for p in profiles)
+    )
+    given = [sizes for sizes in (p.sizes or options.sizes for p in profiles) if sizes is not None]
+    if not given:
+        return None, batches
+    sides = [(s.min.height, s.min.width, s.max.height, s.max.width) for s in given]
+    low_h, low_w, high_h, high_w = (pick(side) for pick, side in zip((min, min, max, max), zip(*sides), strict=True))
+    return SizeRange(Size(low_h, low_w), given[0].opt, Size(high_h, high_w)), batches
 
 
 def _tensors(values: Iterable[ir.Value]) -> list[TensorInfo]:

@@ -53,7 +53,9 @@ class Passes:
         self.reports.append(result.report)
         return result.report.details
 
-    def operate(self, kinds: Sequence[AttentionKind] | None = None, *, pad: bool, verify: bool = True) -> None:
+    def operate(
+        self, kinds: Sequence[AttentionKind] | None = None, *, pad: bool, operations: bool = True, verify: bool = True
+    ) -> None:
         """Run the passes of attention surgery; see `trtdeploy.graph.surgery.operate`.
 
         Raises:
@@ -61,7 +63,7 @@ class Passes:
         """
         from trtdeploy.graph.surgery import operate
 
-        self.model, reports = operate(self.model, kinds, pad=pad, verify=verify, step=self._step)
+        self.model, reports = operate(self.model, kinds, pad=pad, operations=operations, verify=verify, step=self._step)
         self.reports += reports
 
 

@@ -24,6 +24,7 @@ def operate(
     kinds: Sequence[AttentionKind] | None = None,
     *,
     pad: bool = True,
+    operations: bool = True,
     verify: bool = True,
     step: Callable[[str], None] = lambda _name: None,
 ) -> tuple[ir.Model, list[PassReport]]:
@@ -33,6 +34,7 @@ def operate(
         model: A prepared model.
         kinds: Kinds to look for; default: the whole catalogue.
         pad: Whether to pad attention to the widths that NVIDIA's builder fuses; a CPU does not need that. Default True.
+        operations: Whether the parts of a block that have kernels become nodes of their own. Default True.
         verify: Whether to run both models in ONNX Runtime and compare. Default True.
         step: Called with the name of each step as it starts.
 
@@ -44,7 +46,7 @@ def operate(
     """
     original, model = model, model.clone()
     reports: list[PassReport] = []
-    passes: list[GraphPass] = [Reparameterise(), Canonicalise(pad=pad), FuseAttention(kinds)]
+    passes: list[GraphPass] = [Reparameterise(), Canonicalise(pad=pad), FuseAttention(kinds, operations=operations)]
     if pad:
         passes.append(ArrangeChannels())
     for graph_pass in passes:

@@ -45,13 +45,15 @@ class FuseAttention:
 
     Args:
         kinds: Kinds to look for; default: the whole catalogue.
+        operations: Whether the parts of a block that have kernels become nodes of their own. Default True.
     """
 
     name = "fuse-attention"
     stage = "FUSE"
 
-    def __init__(self, kinds: Iterable[AttentionKind] | None = None) -> None:
+    def __init__(self, kinds: Iterable[AttentionKind] | None = None, *, operations: bool = True) -> None:
         self._kinds = list(catalogue.kinds() if kinds is None else kinds)
+        self._operations = operations
 
     def run(self, model: ir.Model) -> PassResult:
         """Fuse the blocks; `details["blocks"]` of the report lists them."""
@@ -59,9 +61,11 @@ class FuseAttention:
         terms = Terms(model, facts)
         outcome = _Outcome()
         blocks = find_blocks(model, terms, self._kinds)
-        raised = raise_opset(model) if blocks else ""
+        raised = raise_opset(model) if blocks and self._operations else ""
         outcome.changes += [raised] if raised else []
-        fusing = _Fusing(model, facts, terms)
+        fusing = _Fusing(model, facts)
+        if self._operations:
+            fusing.find_operations(terms)
         for block in blocks:
             self._fuse(block, fusing, outcome)
         fusing.finish()
@@ -113,7 +117,7 @@ class _Fused:
 class _Fusing:
     """Takes regions out of a graph, one after the other."""
 
-    def __init__(self, model: ir.Model, facts: GraphFacts, terms: Terms) -> None:
+    def __init__(self, model: ir.Model, facts: GraphFacts) -> None:
         self.fused = 0
         self._model = model
         self._facts = facts
@@ -121,7 +125,11 @@ class _Fusing:
         self._taken = TakenNames.of(model.graph)
         self._moved: dict[ir.Value, ir.Value] = {}
         self._order = {node: i for i, node in enumerate(model.graph)}
-        self._finder = OperationFinder(model, facts, terms, self._taken, self._order, self._moved)
+        self._finder: OperationFinder | None = None
+
+    def find_operations(self, terms: Terms) -> None:
+        """Look for operations inside the blocks that follow."""
+        self._finder = OperationFinder(self._model, self._facts, terms, self._taken, self._order, self._moved)
 
     def fuse(self, block: Block) -> _Fused | Refusal:
         """Replace the block by one node; return it, or why the block is left alone."""
@@ -136,7 +144,7 @@ class _Fusing:
             made = change(self._model, user, self._taken)
             self._order |= dict.fromkeys(made, position)
             self._facts.visit(made)
-        lowered = self._finder.lower(region, block.place)
+        lowered = self._finder.lower(region, block.place) if self._finder is not None else Lowered()
         region = self._region(block)
         assert isinstance(region, Region), region  # an operation reads and writes what the nodes before it did
         name = f"{block.place}/{block.kind.op_type}" if block.place else block.kind.op_type
