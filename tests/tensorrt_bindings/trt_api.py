@@ -7,14 +7,14 @@ import inspect
 import re
 from typing import Any
 
-SIGNATURE = re.compile(r"^(?:\d+\. )?(\w+)\((.*)\)(?: -> (.+))?$")
+SIGNATURE = re.compile(r"^(?:\d+\. )?\w*\((.*)\)(?: -> (.+))?$")
 
 
 def dump(trt: Any, _argument: None) -> dict[str, Any]:
     """Return `{"version", "names", "plugin", "classes"}` of a loaded module.
 
     `names` and `plugin` map the public names of `tensorrt` and `tensorrt.plugin` to kind and signatures; `classes` maps
-    a class (nested ones with a dot) to its members, inherited ones included, with the same.
+    a class (nested ones with a dot) to its members, inherited ones included, with the same; `__doc__` is the text.
     """
     classes: dict[str, Any] = {}
     names = {name: _describe(getattr(trt, name)) for name in _public(trt)}
@@ -36,7 +36,7 @@ def _public(owner: Any) -> list[str]:
 def _add_class(classes: dict[str, Any], path: str, kind: Any) -> None:
     if not isinstance(kind, type):
         return
-    members = classes[path] = {"__init__": _describe(kind.__init__)}
+    members = classes[path] = {"__init__": _describe(kind.__init__), "__doc__": kind.__doc__ or ""}
     for name in _public(kind):
         members[name] = _describe(inspect.getattr_static(kind, name))
         nested = getattr(kind, name)
@@ -70,7 +70,7 @@ def _signatures(function: Any) -> list[dict[str, Any]]:
     for line in (getattr(function, "__doc__", None) or "").splitlines():
         match = SIGNATURE.match(line.strip())
         if match:
-            found.append({"parameters": _parameter_names(match[2]), "returns": match[3]})
+            found.append({"parameters": _parameter_names(match[1]), "returns": match[2]})
     return [one for one in found if one["parameters"] != ["*args", "**kwargs"]] or found  # heads a list of overloads
 
 
