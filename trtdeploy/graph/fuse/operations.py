@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from trtdeploy.attention.kind import DOMAIN
+from trtdeploy.attention.operation_body import MIN_OPSET
 from trtdeploy.attention.operation_form import Form
 from trtdeploy.attention.operations import forms, is_operation
 from trtdeploy.attention.pattern import Pattern
 from trtdeploy.graph.emit import Emitter, TakenNames
 from trtdeploy.graph.fuse.match import Match, match_at
+from trtdeploy.graph.fuse.operand_shapes import (
+    Dims,
+    is_one,
+    known,
+    reshaped,
+    reshaping,
+    results_of,
+    small_shapes,
+    targets_of,
+    unfit,
+)
 from trtdeploy.graph.fuse.proof import Proof
 from trtdeploy.graph.fuse.region import Refusal, Region, region_of
-from trtdeploy.graph.shapes.probes import Vec
 from trtdeploy.graph.unused import drop_unused
 from trtdeploy.graph.view.facts import GraphFacts
 from trtdeploy.graph.view.sdpa import Core
 from trtdeploy.graph.view.term import Term, scalar
 from trtdeploy.graph.view.terms import Terms
-from trtdeploy.kernels.expression import Numbers, evaluate
 from trtdeploy.kernels.spec import NAMESPACE, PLUGIN_VERSION, Operation
 
-MIN_OPSET = 15
-"""The first with CastLike, which the bodies use."""
+_STANDARD = frozenset({"", "ai.onnx"})
 _RAISED = 13
 """From here on the operators of detectors mean in opset 15 what they meant."""
-Dims = tuple[Vec, ...]
 
 
 @dataclass
@@ -90,7 +97,7 @@ class OperationFinder:
     ) -> None:  # fmt: skip
         self._model, self._facts, self._terms = model, facts, terms
         self._taken, self._order, self._moved = taken, order, moved
-        self._opset = model.opset_imports.get("", 0)
+        self._opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
         self._by_op: dict[str, list[Term]] = {}
         for term in terms.all:
             self._by_op.setdefault(term.op, []).append(term)
@@ -147,33 +154,33 @@ class OperationFinder:
         region = region_of(operands, roots, self._facts, self._order, exclusive=not form.shares)
         if isinstance(region, Refusal):
             return region.reason
-        if not region.nodes or any(node not in inside.nodes or node.domain for node in region.nodes):
+        if not region.nodes or any(node not in inside.nodes or node.domain not in _STANDARD for node in region.nodes):
             return ""
         types = {self._facts.element_type(value) for value in (*operands, *roots)}
         if len(types) > 1 or not types <= {ir.DataType.FLOAT, ir.DataType.FLOAT16}:
             return "its tensors are not of one type, FP32 or FP16"
-        given = [_known(self._facts.dims(value)) for value in operands]
-        ends = [_known(self._facts.dims(value)) for value in roots]
+        given = [known(self._facts.dims(value)) for value in operands]
+        ends = [known(self._facts.dims(value)) for value in roots]
         if None in given or None in ends:
             return "its sizes are not known"
-        known = [dims for dims in given if dims is not None]
-        if all(_is_one(dim) for dim in known[0][2:]):
+        shapes = [dims for dims in given if dims is not None]
+        if all(is_one(dim) for dim in shapes[0][2:]):
             return ""  # a vector: nothing to gain
-        return _unfit(form, known) or self._prove(form, region, known, [d for d in ends if d is not None])
+        return unfit(form, shapes) or self._prove(form, region, shapes, [d for d in ends if d is not None])
 
     def _prove(self, form: Form, region: Region, given: Sequence[Dims], ends: Sequence[Dims]) -> _Plan | str:
         """Return the plan with the shapes and parameters with which the numbers are equal."""
         operation, proof = form.operation, Proof(region, self._facts, self._opset)
         constants = [number for v in region.constants if (number := scalar(v.const_value)) is not None]
         reason = "no way to give it its operands in its shapes"
-        for targets in _targets(form, given):
-            results = tuple(_results(operation, targets))
+        for targets in targets_of(form, given):
+            results = tuple(results_of(operation, targets))
             pairs = [*zip(given, targets, strict=True), *zip(results, ends, strict=True)]
-            if any(_reshaping(a, b) is None for a, b in pairs):
+            if any(reshaping(a, b) is None for a, b in pairs):
                 continue
             sizes = list(zip(given, targets, strict=True))
             if form.small and not region.sizes:
-                sizes = [(dims, dims) for dims in _small(form, targets)]
+                sizes = [(dims, dims) for dims in small_shapes(form, targets)]
             for values in dict.fromkeys(form.parameters(constants)):
                 attributes = {a.name: (value,) for a, value in zip(operation.attributes, values, strict=True)}
                 reason = proof.objection(operation, sizes, attributes)
@@ -229,12 +236,12 @@ class OperationFinder:
         self._model.functions.setdefault(function.identifier(), function)
         self._model.opset_imports.setdefault(DOMAIN, 1)
         emit = Emitter(self._opset, f"{place}/{op_type}" if place else op_type)
-        operands = [_reshaped(emit, *way) for way in zip(region.inputs, plan.given, plan.targets, strict=True)]
+        operands = [reshaped(emit, *way) for way in zip(region.inputs, plan.given, plan.targets, strict=True)]
         before = len(emit.nodes)
         node = _node(plan, operands, emit.prefix)
         emit.nodes.append(node)
-        ends = [_known(self._facts.dims(value)) or () for value in region.outputs]
-        results = [_reshaped(emit, *way) for way in zip(node.outputs, plan.results, ends, strict=True)]
+        ends = [known(self._facts.dims(value)) or () for value in region.outputs]
+        results = [reshaped(emit, *way) for way in zip(node.outputs, plan.results, ends, strict=True)]
         emit.insert_before(region.nodes[-1], self._taken)
         self._facts.visit(emit.nodes[:before])
         for output, dims in zip(node.outputs, plan.results, strict=True):
@@ -290,83 +297,6 @@ def _is_plain(core: Core) -> bool:
     """Return whether attention is written as the operation's body writes it."""
     in_order = core.probabilities_first and core.key_axis == -1 and not core.swapped and not core.transposed
     return core.plain and in_order and all(op in {"Mul", "Div"} for op, _ in core.steps)
-
-
-def _known(dims: Sequence[Vec | None] | None) -> Dims | None:
-    known = [dim for dim in dims or () if dim is not None]
-    return tuple(known) if dims is not None and len(known) == len(dims) else None
-
-
-def _targets(form: Form, given: Sequence[Dims]) -> Iterator[tuple[Dims, ...]]:
-    """Yield the shapes in which the operation may take its operands; none where the operands do not fit."""
-    first, *others = form.shapes.values()
-    if len(given[0]) != len(first):
-        return
-    count = len(given[0][0])
-    bound = {str(digit): (digit,) * count for digit in range(10)} | _letters(form, given)
-    one = (1,) * count
-    choices: list[list[Dims]] = []
-    for letters, dims in zip(others, given[1:], strict=True):
-        if letters != "*":
-            choices.append([tuple(bound[letter] for letter in letters)] if set(letters) <= bound.keys() else [])
-            continue
-        masks = itertools.product((True, False), repeat=len(first))
-        broadcast = [tuple(d if keep else one for d, keep in zip(given[0], mask, strict=True)) for mask in masks]
-        choices.append(sorted(dict.fromkeys(broadcast), key=lambda target: target != dims))
-    for rest in itertools.product(*choices):
-        yield (given[0], *rest)
-
-
-def _letters(form: Form, given: Sequence[Dims]) -> dict[str, Vec]:
-    """Return the sizes of a form's letters, from the first operand that has its rank and the letter."""
-    found: dict[str, Vec] = {}
-    for letters, dims in zip(form.shapes.values(), given, strict=True):
-        for letter, dim in zip(letters, dims, strict=False) if len(letters) == len(dims) else ():
-            if letter.isalpha():
-                found.setdefault(letter, dim)
-    return found
-
-
-def _unfit(form: Form, given: Sequence[Dims]) -> str:
-    """Return which size the operation has no kernel for, or an empty string."""
-    letters = _letters(form, given)
-    for letter, sizes in form.sizes.items():
-        if set(letters.get(letter, (0,))) - set(sizes):
-            return f"{letter} is {letters.get(letter, ('unknown',))[0]}; there are kernels for {sizes}"
-    return ""
-
-
-def _results(operation: Operation, targets: Sequence[Dims]) -> Iterator[Dims]:
-    """Yield the shapes of the results at every probe."""
-    probes = range(len(targets[0][0]))
-    numbers = [Numbers([tuple(dim[probe] for dim in dims) for dims in targets]) for probe in probes]
-    for result in operation.outputs:
-        yield tuple(tuple(evaluate(size, at, {}) for at in numbers) for size in result.dims)
-
-
-def _small(form: Form, targets: Sequence[Dims]) -> Iterator[Dims]:
-    """Yield shapes that a proof takes instead: one probe, with a form's small sizes."""
-    for letters, dims in zip(form.shapes.values(), targets, strict=True):
-        yield tuple((form.small.get(letter, dim[0]),) for letter, dim in zip(letters, dims, strict=True))
-
-
-def _is_one(dim: Vec) -> bool:
-    return set(dim) == {1}
-
-
-def _reshaping(dims: Dims, target: Dims) -> tuple[list[int], list[int]] | None:
-    """Return the axes of size 1 to take away and then to add, None where that does not lead to `target`."""
-    same = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(dims, target, strict=False))))
-    rest, wanted = dims[same:], target[same:]
-    if [d for d in rest if not _is_one(d)] != [d for d in wanted if not _is_one(d)]:
-        return None
-    return [i + same for i, d in enumerate(rest) if _is_one(d)], [i + same for i, d in enumerate(wanted) if _is_one(d)]
-
-
-def _reshaped(emit: Emitter, value: ir.Value, dims: Dims, target: Dims) -> ir.Value:
-    away, new = _reshaping(dims, target) or ([], [])
-    value = emit.squeeze(value, *away) if away else value
-    return emit.unsqueeze(value, *new) if new else value
 
 
 def _node(plan: _Plan, operands: Sequence[ir.Value], name: str) -> ir.Node:

@@ -11,8 +11,8 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
+from trtdeploy.graph.fuse.operand_shapes import Dims
 from trtdeploy.graph.fuse.region import Region
-from trtdeploy.graph.shapes.probes import Vec
 from trtdeploy.graph.view.facts import GraphFacts
 from trtdeploy.kernels.spec import Operation
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-Dims = tuple[Vec, ...]
 _TOLERANCE = 1e-6
 """Relative to the result's magnitude. Constants are FP32, everything else is computed in FP64."""
 _MAX_ELEMENTS = 1 << 23
