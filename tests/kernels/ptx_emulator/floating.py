@@ -1,4 +1,4 @@
-"""Instructions on floating-point numbers: rounding, NaN, zeros, subnormals as the ISA has them, but for NaN's payload."""
+"""Instructions on floating-point numbers: rounding, NaN, zeros and subnormals as in the ISA."""
 
 from __future__ import annotations
 
@@ -16,14 +16,29 @@ TIE = np.uint64(1 << 28)
 BELOW_FLOAT32 = np.uint64((1 << 29) - 1)
 
 
+def _arithmetic(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """Return the function with every NaN result as the hardware writes it: all bits set but the sign."""
+
+    def canonical(*sources: np.ndarray) -> np.ndarray:
+        result = function(*sources)
+        bad = np.isnan(result)
+        if bad.any():
+            ones = {np.float16: np.uint16(0x7FFF), np.float32: np.uint32(0x7FFF_FFFF)}[result.dtype.type]
+            result = np.where(bad, ones.view(result.dtype), result)
+        return result
+
+    return canonical
+
+
 @pure(r"(add|sub|mul)(?:\.rn)?\.(f16|f32)")
 def _two(op: str, type_: str) -> Pure:
-    return type_, (type_, type_), {"add": np.add, "sub": np.subtract, "mul": np.multiply}[op]
+    functions = {"add": np.add, "sub": np.subtract, "mul": np.multiply}
+    return type_, (type_, type_), _arithmetic(functions[op])
 
 
 @pure(r"fma\.rn\.f32")
 def _fused_multiply_add() -> Pure:
-    return "f32", ("f32", "f32", "f32"), fma
+    return "f32", ("f32", "f32", "f32"), _arithmetic(fma)
 
 
 def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
@@ -47,22 +62,22 @@ def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
 
 @pure(r"div\.full\.f32", approximate=True)
 def _divide() -> Pure:
-    return "f32", ("f32", "f32"), np.divide
+    return "f32", ("f32", "f32"), _arithmetic(np.divide)
 
 
 @pure(r"div\.rn\.f32")
 def _divide_exactly() -> Pure:
-    return "f32", ("f32", "f32"), np.divide
+    return "f32", ("f32", "f32"), _arithmetic(np.divide)
 
 
 @pure(r"rcp\.approx(\.ftz)?\.f32", approximate=True)
 def _reciprocal(flush: str | None) -> Pure:
-    return "f32", ("f32",), _flushing(lambda a: np.float32(1) / a, flush)
+    return "f32", ("f32",), _arithmetic(_flushing(lambda a: np.float32(1) / a, flush))
 
 
 @pure(r"ex2\.approx(\.ftz)?\.f32", approximate=True)
 def _power_of_two(flush: str | None) -> Pure:
-    return "f32", ("f32",), _flushing(lambda a: np.exp2(a.astype(np.float64)).astype(np.float32), flush)
+    return "f32", ("f32",), _arithmetic(_flushing(lambda a: np.exp2(a.astype(np.float64)).astype(np.float32), flush))
 
 
 def _flushing(function: Callable[[np.ndarray], np.ndarray], flush: str | None) -> Callable[[np.ndarray], np.ndarray]:
@@ -92,7 +107,7 @@ def _extreme(op: str, keep_nan: str | None, type_: str) -> Pure:
         result, equal = choose(a, b), a == b
         return np.where(equal, join(a.view(unsigned), b.view(unsigned)).view(a.dtype), result)
 
-    return type_, (type_, type_), extreme
+    return type_, (type_, type_), _arithmetic(extreme)
 
 
 @instruction(r"setp\.(eq|ne|lt|le|gt|ge|equ|neu|ltu|leu|gtu|geu|num|nan)(?:\.(and|or|xor))?\.(f16|f32)")
@@ -109,19 +124,22 @@ def _compare(operands: Operands, match: re.Match[str]) -> Execute:
     return set_predicate(operands, type_, join, compare)
 
 
-@pure(r"cvt(\.rn|\.rz)?\.(f16|f32)\.(f16|f32)")
-def _convert_floats(rounding: str | None, to: str, source: str) -> Pure:
-    if (to, source, rounding) == ("f32", "f16", None):
-        return to, (source,), lambda a: a.astype(np.float32)
-    if (to, source, rounding) == ("f16", "f32", ".rn"):
-        return to, (source,), lambda a: a.astype(np.float16)
-    raise NotImplementedError(f"cvt{rounding or ''}.{to}.{source}")
+@pure(r"cvt\.f32\.f16")
+def _widen() -> Pure:
+    return "f32", ("f16",), _arithmetic(lambda a: a.astype(np.float32))
+
+
+@pure(r"cvt\.rn\.f16\.f32")
+def _narrow() -> Pure:
+    return "f16", ("f32",), _arithmetic(lambda a: a.astype(np.float16))
 
 
 @pure(r"cvt\.rn\.f16x2\.f32")
 def _convert_two() -> Pure:
+    to_half = _arithmetic(lambda a: a.astype(np.float16))
+
     def convert(high: np.ndarray, low: np.ndarray) -> np.ndarray:
-        high, low = (half.astype(np.float16).view(np.uint16).astype(np.uint32) for half in (high, low))
+        high, low = (to_half(part).view(np.uint16).astype(np.uint32) for part in (high, low))
         return high << np.uint32(16) | low
 
     return "f16x2", ("f32", "f32"), convert
@@ -132,7 +150,7 @@ def _convert_tf32() -> Pure:
     def convert(a: np.ndarray) -> np.ndarray:
         """Return 10 bits of the fraction, halves rounded away from zero; the low 13 bits are zeros."""
         rounded = (a.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFF_E000)
-        return np.where(np.isfinite(a), rounded, a.view(np.uint32))
+        return np.where(np.isnan(a), np.uint32(0x7FFF_FFFF), np.where(np.isinf(a), a.view(np.uint32), rounded))
 
     return "b32", ("f32",), convert
 
