@@ -87,12 +87,5 @@ def test_necessary_libraries_are_those_of_the_project() -> None:
 def test_cpu_features_follow_the_flags(
     flags: str, feature: str, present: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "_read", lambda _path: f"processor : 0\nflags\t\t: {flags}\nbugs : none\n")
+    monkeypatch.setattr(machine, "read_text", lambda _path: f"processor : 0\nflags\t\t: {flags}\nbugs : none\n")
     assert machine.cpu_features()[feature] is present
-
-
-def test_jetson_is_recognised_by_its_release_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = {"/etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic\n"}
-    monkeypatch.setattr(machine, "_read", lambda path: files.get(path, ""))
-    monkeypatch.setattr(machine, "run_quietly", lambda *command, **_: "6.2+b77" if command[0] == "dpkg-query" else None)
-    assert machine.nvidia()["jetson"] == {"board": "unknown", "linux_for_tegra": "R36.4.3", "jetpack": "6.2+b77"}

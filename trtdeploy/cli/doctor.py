@@ -12,8 +12,10 @@ import click
 
 from trtdeploy import __version__
 from trtdeploy.cli.console import Screen
-from trtdeploy.cli.machine import LIBRARIES, machine, nvidia, run_quietly
+from trtdeploy.cli.machine import LIBRARIES, machine
+from trtdeploy.cli.nvidia import nvidia
 from trtdeploy.cli.options import with_screen
+from trtdeploy.cli.system import run_quietly
 from trtdeploy.core.discovery import version_of
 from trtdeploy.core.errors import MissingDependencyError
 
@@ -165,8 +167,9 @@ def _advice(report: dict[str, Any]) -> list[str]:
         advice.append(
             "Sources gst: and csi:// need GStreamer: apt install gstreamer1.0-tools gstreamer1.0-plugins-good."
         )
-    if report["nvidia"]["driver"] and report["nvidia"]["tensorrt"] is None:
-        advice.append("There is an NVIDIA driver and no TensorRT in this Python environment.")
+    advice += report["nvidia"]["mismatches"]
+    if report["nvidia"]["install"]:
+        advice.append("For TensorRT on this machine:\n    " + "\n    ".join(report["nvidia"]["install"]))
     return advice
 
 
@@ -206,6 +209,8 @@ def _print(screen: Screen, report: dict[str, Any]) -> None:
     screen.fields(_video_rows(report))
     screen.say("\nNVIDIA")
     screen.fields(_nvidia_rows(report["nvidia"]))
+    routes = report["nvidia"]["routes"]
+    screen.table(("route", "works", "why"), [(r["name"], "yes" if r["works"] else "no", r["why"]) for r in routes])
     for line in report["advice"]:
         screen.say(f"\nAdvice: {line}")
     for line in report["problems"]:
@@ -239,7 +244,21 @@ def _nvidia_rows(facts: dict[str, Any]) -> list[tuple[str, object]]:
     return [
         ("driver", facts["driver"] or "none"),
         ("GPUs", "\n".join(facts["gpus"]) or "none found"),
-        ("Jetson", ", ".join(f"{key} {value}" for key, value in jetson.items()) if jetson else "no"),
+        ("Jetson", _jetson_text(jetson) if jetson else "no"),
+        ("CUDA", _cuda_text(facts)),
         ("TensorRT", facts["tensorrt"] or "not installed"),
+        ("libnvinfer", facts["libnvinfer"] or "not in the system"),
         ("TensorRT for RTX", facts["tensorrt_rtx"] or "not installed"),
+        ("cuda-bindings", facts["cuda_python"] or "not installed"),
+        ("pycuda", facts["pycuda"] or "not installed (not needed)"),
     ]
+
+
+def _jetson_text(jetson: dict[str, str]) -> str:
+    release = jetson["linux_for_tegra"]
+    return f"{jetson['board']}, Linux for Tegra {release} (JetPack {jetson['jetpack_of_release']}), {jetson['jetpack']}"
+
+
+def _cuda_text(facts: dict[str, Any]) -> str:
+    toolkit, newest = facts["cuda_toolkit"], facts["cuda_of_driver"]
+    return f"toolkit {toolkit or 'not installed'}, driver runs up to {newest or 'unknown'}"
