@@ -51,7 +51,7 @@ def test_python_and_the_table_launch_alike(name: str) -> None:
 @BY_NAME
 def test_not_a_number_and_infinity_come_out_as_in_the_reference(name: str) -> None:
     packaged = LAUNCHES[name]
-    case = make_case(packaged, chosen_shapes(packaged, 3)[-1])
+    case = make_case(packaged, chosen_shapes(packaged, 4)[1])
     for i, (operand, array) in enumerate(zip(case.operation.inputs, case.inputs, strict=True)):
         infinity = np.nan if operand.name == "v" else np.inf  # a weight may underflow, and 0 times infinity is NaN
         spoilt = array.copy()
