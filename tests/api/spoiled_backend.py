@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from trtdeploy.backends.base import Availability, Progress, SessionOptions
 from trtdeploy.backends.onnxruntime import OnnxRuntimeBackend
+from trtdeploy.backends.trt_options import TensorRtOptions
 from trtdeploy.core.engine_info import METADATA_KEY, EngineInfo, encode_info
 from trtdeploy.core.onnx_file import write_onnx
 
@@ -32,7 +33,14 @@ class SpoiledBackend(OnnxRuntimeBackend):
     def availability(self) -> Availability:
         return Availability(usable=True, version="1.0", reason="for tests", cannot_run=self._cannot_run)
 
-    def build(self, model: ir.Model, info: EngineInfo, target: Path, progress: Progress | None = None) -> None:
+    def build(
+        self,
+        model: ir.Model,
+        info: EngineInfo,
+        target: Path,
+        progress: Progress | None = None,
+        tensorrt: TensorRtOptions | None = None,
+    ) -> None:
         """Write the model as it is; trying it in a child process is tested elsewhere."""
         self.builds += 1
         self.spoil(model)

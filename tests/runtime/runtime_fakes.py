@@ -254,7 +254,9 @@ class FakeEngine:
     def availability(self) -> Availability:
         return Availability(usable=True, version="1", reason="fake")
 
-    def build(self, model: object, info: EngineInfo, target: Path, progress: object = None) -> None:
+    def build(
+        self, model: object, info: EngineInfo, target: Path, progress: object = None, tensorrt: object = None
+    ) -> None:
         raise NotImplementedError
 
     def open(self, path: Path, info: EngineInfo, options: SessionOptions) -> FakeSession:

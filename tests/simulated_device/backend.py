@@ -12,6 +12,7 @@ from simulated_device.plans import Traits, make_plan
 from trtdeploy.backends.base import Availability, Progress, SessionOptions
 from trtdeploy.backends.device import device_plans, open_plan
 from trtdeploy.backends.device.session import DeviceSession
+from trtdeploy.backends.trt_options import TensorRtOptions
 from trtdeploy.core.engine_info import EngineInfo
 from trtdeploy.core.types import Precision
 
@@ -28,6 +29,8 @@ class SimulatedBackend:
     name = "tensorrt"
     fuses_attention = False
     half_in_graph = False
+    on_gpu = True
+    takes: frozenset[str] = frozenset()
 
     def __init__(self, machine: Machine, traits: Traits | None = None, version: str = "10.13.3.9") -> None:
         self._machine = machine
@@ -37,7 +40,14 @@ class SimulatedBackend:
     def availability(self) -> Availability:
         return Availability(usable=True, version=self._version, reason="simulated")
 
-    def build(self, model: ir.Model, info: EngineInfo, target: Path, progress: Progress | None = None) -> None:
+    def build(
+        self,
+        model: ir.Model,
+        info: EngineInfo,
+        target: Path,
+        progress: Progress | None = None,
+        tensorrt: TensorRtOptions | None = None,
+    ) -> None:
         make_plan(target, ir.to_proto(model).SerializeToString(), info, self._traits, self._version)
 
     def open(self, path: Path, info: EngineInfo, options: SessionOptions) -> DeviceSession:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from trtdeploy.api.gate_options import GateOptions
 from trtdeploy.api.passes import Progress, check_target
 from trtdeploy.backends import registry
+from trtdeploy.backends.trt_options import TensorRtOptions
 from trtdeploy.core.engine_info import EngineInfo
 from trtdeploy.core.types import BatchRange, PassReport, Precision, SizeRange
 from trtdeploy.engine.sniff import read_info
@@ -28,11 +29,12 @@ class BuildOptions:
         sizes: Network sizes; None keeps the model's own.
         batches: Batch sizes; None keeps the model's own.
         frames: Put the letterbox into the graph: frames of any size in, boxes in frame pixels out. The network then has
-            one size, `sizes.opt`.
+            one size, `sizes.opt`. None: as is best for the backend, frames on a GPU.
         head: Which detector head to expect; recognised by default.
         nms: How candidates become detections.
         class_names: Class names by index; None takes them from the model's metadata.
         backend: `auto` or the name of a backend.
+        tensorrt: Options of TensorRT and TensorRT-RTX; other backends take none of them.
         surgery: Whether attention blocks are canonicalised and fused.
         gate: Whether and with what the engine is compared with the model before it is written.
         force: Replace an existing output.
@@ -41,11 +43,12 @@ class BuildOptions:
     precision: Precision = Precision.FP32
     sizes: SizeRange | None = None
     batches: BatchRange | None = None
-    frames: bool = False
+    frames: bool | None = None
     head: HeadOptions = field(default_factory=HeadOptions)
     nms: NmsOptions = field(default_factory=NmsOptions)
     class_names: tuple[str, ...] | None = None
     backend: str = "auto"
+    tensorrt: TensorRtOptions = field(default_factory=TensorRtOptions)
     surgery: bool = True
     gate: GateOptions = field(default_factory=GateOptions)
     force: bool = False
@@ -102,6 +105,7 @@ def build(
     target = Path(output) if output is not None else model_path.with_suffix(".engine")
     check_target(target, model_path, force=options.force)
     backend, reason = registry.choose(options.backend)
+    options.tensorrt.check(backend.name, backend.takes)
     step("load")
     draft = Draft(load_model(model_path), backend, options, step)
     report = build_gated(draft, target, options.gate, step)

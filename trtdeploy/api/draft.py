@@ -14,8 +14,8 @@ from trtdeploy.api.passes import Passes, Progress
 from trtdeploy.backends.base import Backend
 from trtdeploy.core.discovery import version_of
 from trtdeploy.core.engine_info import EngineInfo, GateInfo, InputKind, NmsInfo, PassInfo, SourceInfo, TensorInfo
-from trtdeploy.core.preprocess import Preprocess
 from trtdeploy.core.errors import UsageError
+from trtdeploy.core.preprocess import Preprocess
 from trtdeploy.core.types import BatchRange, PassReport, Precision, Size, SizeRange
 
 if TYPE_CHECKING:
@@ -176,9 +176,10 @@ def _ranges(options: BuildOptions) -> tuple[SizeRange | None, BatchRange | None]
     given = [sizes for sizes in (p.sizes or options.sizes for p in profiles) if sizes is not None]
     if not given:
         return None, batches
-    sides = [(s.min.height, s.min.width, s.max.height, s.max.width) for s in given]
-    low_h, low_w, high_h, high_w = (pick(side) for pick, side in zip((min, min, max, max), zip(*sides), strict=True))
-    return SizeRange(Size(low_h, low_w), given[0].opt, Size(high_h, high_w)), batches
+    lows, highs = [sizes.min for sizes in given], [sizes.max for sizes in given]
+    low = Size(min(size.height for size in lows), min(size.width for size in lows))
+    high = Size(max(size.height for size in highs), max(size.width for size in highs))
+    return SizeRange(low, given[0].opt, high), batches
 
 
 def _tensors(values: Iterable[ir.Value]) -> list[TensorInfo]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
+    from trtdeploy.backends.trt_options import TensorRtOptions
+
 Progress = Callable[[str], None]
 """Called with the name of each step as it starts."""
 
@@ -96,16 +98,28 @@ class Backend(Protocol):
             others the nodes are inlined, and zeros would only cost time.
         half_in_graph: Whether FP16 is a pass over the graph, so that single blocks can stay FP32. The others lower the
             precision themselves.
+        on_gpu: Whether engines run on a GPU: by default they take frames as they are, and their NMS has no control
+            flow, so that a CUDA graph can hold all of an execution.
+        takes: Names of the fields of `TensorRtOptions` that `build` takes.
     """
 
     name: str
     fuses_attention: bool
     half_in_graph: bool
+    on_gpu: bool
+    takes: frozenset[str]
 
     def availability(self) -> Availability:
         """Return whether the backend is usable here. Imports nothing heavy, never raises."""
 
-    def build(self, model: ir.Model, info: EngineInfo, target: Path, progress: Progress | None = None) -> None:
+    def build(
+        self,
+        model: ir.Model,
+        info: EngineInfo,
+        target: Path,
+        progress: Progress | None = None,
+        tensorrt: TensorRtOptions | None = None,
+    ) -> None:
         """Write an engine file at `target` atomically: a whole file or none.
 
         Args:
@@ -113,9 +127,10 @@ class Backend(Protocol):
             info: Its metadata; `precision` says what to build.
             target: Path of the engine file.
             progress: Called in this thread as the build goes on.
+            tensorrt: Options of TensorRT and TensorRT-RTX; default: their defaults.
 
         Raises:
-            UsageError: The backend cannot build this precision.
+            UsageError: The backend cannot build this precision, or does not take an option.
             BuildError: The library refused the model or crashed.
             SinkError: The file could not be written.
         """

@@ -9,6 +9,7 @@ from trtdeploy.backends.base import Availability, Progress, SessionOptions
 from trtdeploy.backends.contract import Contract
 from trtdeploy.backends.onnx_engine import first_lines, refuse_int8, run_probes, write_engine
 from trtdeploy.backends.threads import core_plans, threads_per_context
+from trtdeploy.backends.trt_options import TensorRtOptions
 from trtdeploy.core.discovery import is_installed, version_of
 from trtdeploy.core.engine_info import EngineInfo
 from trtdeploy.core.errors import EngineError, MissingDependencyError
@@ -33,6 +34,8 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
     fuses_attention = False
     half_in_graph = False
+    on_gpu = False
+    takes: frozenset[str] = frozenset()
 
     def availability(self) -> Availability:
         """Return whether ONNX Runtime is installed, without importing it."""
@@ -41,14 +44,22 @@ class OnnxRuntimeBackend:
         version = version_of("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
         return Availability(usable=True, version=version, reason="installed")
 
-    def build(self, model: ir.Model, info: EngineInfo, target: Path, progress: Progress | None = None) -> None:
+    def build(
+        self,
+        model: ir.Model,
+        info: EngineInfo,
+        target: Path,
+        progress: Progress | None = None,
+        tensorrt: TensorRtOptions | None = None,
+    ) -> None:
         """Write the engine after it ran in a child process; see `Backend.build`.
 
         Raises:
-            UsageError: INT8 was asked.
+            UsageError: INT8 was asked, or options of TensorRT were given.
             BuildError: ONNX Runtime refused the model or crashed.
             SinkError: The file could not be written.
         """
+        (tensorrt or TensorRtOptions()).check(self.name, self.takes)
         refuse_int8(info)
         write_engine(model, info, target, library="ONNX Runtime", probe=_probe, progress=progress)
 

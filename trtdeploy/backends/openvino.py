@@ -9,6 +9,7 @@ from trtdeploy.backends.base import Availability, Progress, SessionOptions
 from trtdeploy.backends.contract import Contract
 from trtdeploy.backends.onnx_engine import first_lines, refuse_int8, run_probes, write_engine
 from trtdeploy.backends.threads import core_plans, threads_per_context
+from trtdeploy.backends.trt_options import TensorRtOptions
 from trtdeploy.core.discovery import is_installed, require, version_of
 from trtdeploy.core.engine_info import EngineInfo
 from trtdeploy.core.errors import EngineError
@@ -31,6 +32,8 @@ class OpenVinoBackend:
     name = "openvino"
     fuses_attention = False
     half_in_graph = False
+    on_gpu = False
+    takes: frozenset[str] = frozenset()
 
     def availability(self) -> Availability:
         """Return whether OpenVINO is installed, without importing it."""
@@ -38,16 +41,24 @@ class OpenVinoBackend:
             return Availability(usable=False, version=None, reason="not installed: pip install 'trtdeploy[openvino]'")
         return Availability(usable=True, version=version_of("openvino"), reason="installed")
 
-    def build(self, model: ir.Model, info: EngineInfo, target: Path, progress: Progress | None = None) -> None:
+    def build(
+        self,
+        model: ir.Model,
+        info: EngineInfo,
+        target: Path,
+        progress: Progress | None = None,
+        tensorrt: TensorRtOptions | None = None,
+    ) -> None:
         """Write the engine after it ran in a child process; see `Backend.build`.
 
         Raises:
-            UsageError: INT8 was asked.
+            UsageError: INT8 was asked, or options of TensorRT were given.
             BuildError: OpenVINO refused the model or crashed.
             SinkError: The file could not be written.
             MissingDependencyError: OpenVINO is not installed.
         """
         require("openvino", "the backend openvino", "openvino")
+        (tensorrt or TensorRtOptions()).check(self.name, self.takes)
         refuse_int8(info)
         write_engine(model, info, target, library="OpenVINO", probe=_probe, progress=progress)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from trtdeploy.backends.base import Backend
+from trtdeploy.backends.device_files import TENSORRT_INSTALL
 from trtdeploy.core.errors import MissingDependencyError, UsageError
 
 AUTO = "auto"
@@ -22,7 +23,24 @@ def _openvino() -> Backend:
     return OpenVinoBackend()
 
 
-_MAKERS: dict[str, Callable[[], Backend]] = {"openvino": _openvino, "onnxruntime": _onnxruntime}
+def _tensorrt() -> Backend:
+    from trtdeploy.backends.tensorrt import TensorRtBackend
+
+    return TensorRtBackend()
+
+
+def _tensorrt_rtx() -> Backend:
+    from trtdeploy.backends.tensorrt_rtx import TensorRtRtxBackend
+
+    return TensorRtRtxBackend()
+
+
+_MAKERS: dict[str, Callable[[], Backend]] = {
+    "tensorrt": _tensorrt,
+    "tensorrt-rtx": _tensorrt_rtx,
+    "openvino": _openvino,
+    "onnxruntime": _onnxruntime,
+}
 """In the order of preference of `auto`."""
 
 
@@ -47,8 +65,9 @@ def get(name: str) -> Backend:
 def choose(name: str = AUTO) -> tuple[Backend, str]:
     """Return the backend to build with, and why, in a sentence.
 
-    `auto` takes the fastest that is installed: OpenVINO runs the networks measured about as fast as ONNX Runtime in
-    FP32 and up to twice as fast where the CPU computes in 16 bits.
+    `auto` takes the fastest that is installed and whose engines can run here: TensorRT where there is a GPU. OpenVINO
+    runs the networks measured about as fast as ONNX Runtime in FP32 and up to twice as fast where the CPU computes in
+    16 bits.
 
     Raises:
         UsageError: There is no backend `name`.
@@ -64,6 +83,8 @@ def choose(name: str = AUTO) -> tuple[Backend, str]:
     for candidate in _MAKERS:
         backend = get(candidate)
         available = backend.availability()
+        if available.cannot_run:
+            continue
         if available.usable:
             others = "".join(f" {reason}" for reason in skipped)
             return backend, f"{candidate} {available.version or ''}".strip() + f": {_WHY[candidate]}{others}"
@@ -72,10 +93,19 @@ def choose(name: str = AUTO) -> tuple[Backend, str]:
 
 
 _WHY = {
+    "tensorrt": "the fastest on an NVIDIA GPU.",
+    "tensorrt-rtx": "runs on the NVIDIA GPU here.",
     "openvino": "the fastest installed on an x86 CPU.",
     "onnxruntime": "comes with trtdeploy and runs on every CPU.",
 }
 
 
 def _install(name: str) -> str:
-    return "pip install onnxruntime" if name == "onnxruntime" else f"pip install 'trtdeploy[{name}]'"
+    return _INSTALL.get(name, f"pip install 'trtdeploy[{name}]'")
+
+
+_INSTALL = {
+    "onnxruntime": "pip install onnxruntime",
+    "tensorrt": TENSORRT_INSTALL,
+    "tensorrt-rtx": "pip install 'trtdeploy[rtx]'",
+}

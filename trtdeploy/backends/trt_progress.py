@@ -39,7 +39,7 @@ class ProgressText:
         """Note that step number `done`, counted from 0, of a phase has ended."""
         now_s = time.monotonic()
         known = self._phases.get(phase)
-        if known is None or now_s - self._told_s < _INTERVAL_S:
+        if known is None or now_s - max(self._told_s, known.started_s) < _INTERVAL_S:
             return
         self._told_s = now_s
         finished = done + 1

@@ -14,6 +14,7 @@ from trtdeploy.cli.console import Screen, megabytes
 from trtdeploy.cli.engine_text import info_rows, print_passes
 from trtdeploy.cli.options import FilePath, with_screen
 from trtdeploy.cli.outputs import check_outputs
+from trtdeploy.cli.tensorrt_options import TENSORRT_NAMES, parse_tensorrt, tensorrt_options
 
 if TYPE_CHECKING:
     from trtdeploy.api import BuildOptions, BuildReport
@@ -27,8 +28,13 @@ if TYPE_CHECKING:
 @model_options.head(nms="auto")
 @click.option("--surgery/--no-surgery", default=True, help="Canonicalise and fuse attention blocks; on by default.")
 @click.option(
-    "--backend", default="auto", metavar="auto|onnxruntime|openvino", show_default=True, help="Builds and runs it."
+    "--backend",
+    default="auto",
+    metavar="auto|tensorrt|tensorrt-rtx|openvino|onnxruntime",
+    show_default=True,
+    help="Builds and runs it.",
 )
+@tensorrt_options
 @model_options.gate
 @click.option("--force", is_flag=True, help="Replace an existing engine.")
 @with_screen
@@ -38,6 +44,7 @@ def command(screen: Screen, /, model: Path, output: Path | None, **values: Any) 
     \b
     trtdeploy build model.onnx --fp16 --dynamic 480:640:1080
     trtdeploy build model.onnx -o x.engine --batch 1:4:8 --imgsz 640 --conf 0.4
+    trtdeploy build model.onnx --backend tensorrt-rtx --target sm86,sm89 --fp16
     trtdeploy build model.onnx --head boxes=bbox,scores=prob,format=xyxy --names classes.txt
     """
     options = make_options(**values)
@@ -62,7 +69,7 @@ def make_options(
     """
     from trtdeploy.api import BuildOptions, GateOptions
 
-    given = model_options.parse(values)
+    given, tensorrt = model_options.parse(values), parse_tensorrt(**{name: values[name] for name in TENSORRT_NAMES})
     return BuildOptions(
         precision=given.precision,
         sizes=given.sizes,
@@ -72,6 +79,7 @@ def make_options(
         nms=given.nms,
         class_names=given.class_names,
         backend=backend,
+        tensorrt=tensorrt,
         surgery=surgery,
         gate=GateOptions(mode=gate, images=gate_images),  # type: ignore[arg-type]  # GateOptions checks it
         force=force,

@@ -38,7 +38,36 @@ def info_rows(info: EngineInfo, requested: SizeRange | None = None) -> list[tupl
         ("head", info.head),
         ("NMS", "none: raw outputs" if nms.method == "none" else ", ".join([suppression, *options])),
         ("classes", classes_text(info.class_names)),
+        *_plan_rows(info),
         ("gate", info.gate),
+    ]
+
+
+def _plan_rows(info: EngineInfo) -> list[tuple[str, object]]:
+    """Return what is known of a plan of TensorRT or TensorRT-RTX."""
+    plan = info.plan
+    if plan is None:
+        return []
+    profiles = "\n".join(
+        f"{p.name}: {' to '.join('x'.join(map(str, shape)) for shape in dict.fromkeys((p.min, p.max)))}"
+        + (f", tuned for {'x'.join(map(str, p.opt))}" if p.min != p.max else "")
+        for p in plan.profiles
+    )
+    figures = []
+    if plan.kernels is not None:
+        launches = f", {plan.launches} of them launches" if plan.launches is not None else ""
+        figures.append(f"{plan.kernels} kernels{launches}, {plan.mha} fused attention")
+    if plan.activation_bytes is not None and plan.weights_bytes is not None:
+        figures.append(
+            f"{plan.activation_bytes / 2**20:.0f} MiB of activations at the largest shapes, "
+            f"{plan.weights_bytes / 2**20:.0f} MiB of weights"
+        )
+    return [
+        ("targets", ", ".join(plan.targets)),
+        ("profiles", profiles),
+        *([("options", ", ".join(plan.options))] if plan.options else []),
+        ("attention", f"{plan.attention}: {plan.attention_reason}" if plan.attention_reason else plan.attention),
+        *([("builder", "\n".join(figures))] if figures else []),
     ]
 
 
@@ -70,6 +99,8 @@ def _sizes_text(info: EngineInfo, requested: SizeRange | None) -> str:
     text = f"{info.sizes} (height x width)"
     if requested is None or requested == info.sizes:
         return text
+    if info.input_kind == "frames" and not requested.is_fixed:
+        return f"{text}\nthe optimum alone: the letterbox in the engine has one size; --no-frames keeps {requested}"
     pairs = zip(
         (requested.min, requested.opt, requested.max), (info.sizes.min, info.sizes.opt, info.sizes.max), strict=True
     )

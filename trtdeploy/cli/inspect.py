@@ -37,13 +37,33 @@ def command(screen: Screen, /, file: Path) -> None:
 
     info = read_info(file)
     size_bytes = file.stat().st_size
-    screen.document({"kind": "engine", "path": str(file), "size_bytes": size_bytes, **info.to_dict()})
+    checksum = plan_checksum(file) if info.plan is not None else None
+    extra = {"file_sha256": checksum[0], "file_verified": checksum[1]} if checksum is not None else {}
+    screen.document({"kind": "engine", "path": str(file), "size_bytes": size_bytes, **extra, **info.to_dict()})
     if not screen.as_json:
-        _print_engine(screen, file, size_bytes, info)
+        _print_engine(screen, file, size_bytes, info, checksum)
 
 
-def _print_engine(screen: Screen, file: Path, size_bytes: int, info: EngineInfo) -> None:
+def plan_checksum(file: Path) -> tuple[str, bool]:
+    """Return the SHA-256 of a plan, and whether there is a checksum beside it, which it then has.
+
+    Raises:
+        EngineError: The plan is not the one that was written.
+    """
+    from trtdeploy.core.plan_file import digest_of, verify_plan
+
+    verified = verify_plan(file)
+    return verified or digest_of(file), verified is not None
+
+
+def _print_engine(
+    screen: Screen, file: Path, size_bytes: int, info: EngineInfo, checksum: tuple[str, bool] | None
+) -> None:
     """Print an engine's metadata for people."""
+    told = []
+    if checksum is not None:
+        state = "as it was built" if checksum[1] else f"not verified: there is no {file.name}.sha256 beside it"
+        told = [("file hash", f"{checksum[0]} ({state})")]
     versions = ", ".join(f"{name} {version}" for name, version in info.versions.items())
     source = info.source
     screen.fields(
@@ -53,6 +73,7 @@ def _print_engine(screen: Screen, file: Path, size_bytes: int, info: EngineInfo)
             *info_rows(info),
             ("source", f"{source.name}, opset {source.opset}" + (f", by {source.producer}" if source.producer else "")),
             ("sha256", source.sha256),
+            *told,
             ("versions", versions or "not recorded"),
         ]
     )

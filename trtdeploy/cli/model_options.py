@@ -30,7 +30,7 @@ class ModelOptions:
     head: HeadOptions
     nms: NmsOptions
     class_names: tuple[str, ...] | None
-    frames: bool
+    frames: bool | None
 
 
 def precision(command: Command) -> Command:
@@ -85,7 +85,10 @@ def head(*, nms: str | None) -> Callable[[Command], Command]:
                 "--names", type=FilePath, help="Class names: a text file, one per line, or JSON; default: the model's."
             ),
             click.option(
-                "--frames", is_flag=True, help="Letterbox in the engine: frames of any size in, boxes in frame pixels."
+                "--frames/--no-frames",
+                default=None,
+                help="Letterbox in the engine: frames of any size in, boxes in frame pixels, one network size; "
+                "default: in engines for a GPU.",
             ),
         )
 

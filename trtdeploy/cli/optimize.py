@@ -97,7 +97,7 @@ def make_options(
         nms=given.nms if nms is not None else None,
         head=given.head,
         class_names=given.class_names,
-        frames=given.frames,
+        frames=bool(given.frames),
         kinds=[catalogue.kind(name) for name in only] if only else None,
         pad=pad,
         verify=verify,

@@ -110,7 +110,7 @@ def place_plan(target: Path) -> Iterator[PendingPlan]:
     with atomic_write(target) as temporary:
         pending = PendingPlan(temporary)
         yield pending
-        digest = _digest(temporary)
+        digest = digest_of(temporary)
         sidecar.unlink(missing_ok=True)
     _write_sidecar(sidecar, digest, target.name, pending.info)
 
@@ -122,7 +122,7 @@ def record_info(path: Path, info: EngineInfo) -> None:
         EngineError: The plan is not the one that was written.
         SinkError: The file could not be written.
     """
-    digest = verify_plan(path) or _digest(path)
+    digest = verify_plan(path) or digest_of(path)
     _write_sidecar(sidecar_of(path), digest, path.name, info)
 
 
@@ -166,7 +166,7 @@ def verify_plan(path: Path, data: bytes | bytearray | memoryview | None = None) 
         )
     expected = match[1].decode().lower()
     try:
-        found = _digest(path) if data is None else hashlib.sha256(data).hexdigest()
+        found = digest_of(path) if data is None else hashlib.sha256(data).hexdigest()
     except OSError as error:
         raise EngineError(f"{path}: the plan cannot be read: {error}") from error
     if found != expected:
@@ -278,7 +278,8 @@ def _find_metadata(file: BinaryIO, origin: str) -> bytes | None:
     return None
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hex."""
     total = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from trtdeploy.core.engine_info import MAX_METADATA_BYTES, METADATA_KEY, EngineInfo, decode_info
 from trtdeploy.core.errors import EngineError
+from trtdeploy.core.plan_file import read_beside, read_plan
 from trtdeploy.engine.wire import BYTES, VARINT, Field, TruncatedError, WireError, content, fields
 
 
@@ -32,18 +33,21 @@ class EngineKind(str, Enum):
     UNKNOWN = "file of unknown kind"
 
 
+PLAN_KINDS = frozenset({EngineKind.TENSORRT, EngineKind.TENSORRT_RTX})
 _BUILD = "Build an engine from its ONNX model first: trtdeploy build model.onnx"
+_FOREIGN = (
+    "this is a {what} without trtdeploy's metadata (classes, sizes, how boxes come out), which infer needs. Build one "
+    "from its ONNX model: trtdeploy build model.onnx --backend {backend}"
+)
 _ADVICE = {
     EngineKind.ONNX_MODEL: "this is an ONNX model, not an engine: build it first with `trtdeploy build {path}`.",
     EngineKind.ONNX_TRUNCATED: "the file is truncated: {detail}. Copy it again, or build the engine again.",
-    EngineKind.TENSORRT: "this is a TensorRT plan; this version runs engines of ONNX Runtime and OpenVINO. " + _BUILD,
+    EngineKind.TENSORRT: _FOREIGN.format(what="TensorRT plan", backend="tensorrt"),
     EngineKind.TENSORRT_PREFIXED: (
-        "this is a TensorRT plan behind another program's metadata; this version runs engines of ONNX Runtime and "
-        "OpenVINO. " + _BUILD
+        "this is a TensorRT plan behind another program's metadata, which TensorRT itself cannot load. Build a plan "
+        "from its ONNX model: trtdeploy build model.onnx --backend tensorrt"
     ),
-    EngineKind.TENSORRT_RTX: (
-        "this is a TensorRT for RTX engine; this version runs engines of ONNX Runtime and OpenVINO. " + _BUILD
-    ),
+    EngineKind.TENSORRT_RTX: _FOREIGN.format(what="TensorRT for RTX engine", backend="tensorrt-rtx"),
     EngineKind.OPENVINO_XML: (
         "this is an OpenVINO model (.xml), not an engine of trtdeploy, which keeps OpenVINO engines as one file. "
         + _BUILD
@@ -113,7 +117,25 @@ def read_info(path: str | Path) -> EngineInfo:
     kind, found = _examine(path)
     if kind is EngineKind.ONNX_ENGINE:
         return decode_info(found, str(path))
+    if kind in PLAN_KINDS and (document := _plan_metadata(path)) is not None:
+        return decode_info(document, str(path))
     raise EngineError(f"{path}: " + _ADVICE[kind].format(path=path, detail=found.decode(errors="replace")))
+
+
+def _plan_metadata(path: Path) -> bytes | None:
+    """Return the metadata of a plan: those beside it, which are complete, or else those inside.
+
+    Raises:
+        EngineError: The plan is truncated, or its metadata are damaged.
+    """
+    header = read_plan(path)
+    if header.is_truncated:
+        raise EngineError(
+            f"{path}: the plan is truncated: it has {header.size_bytes} bytes"
+            + (f" and says {header.declared_bytes}" if header.declared_bytes is not None else "")
+            + ". Copy it again, or build the engine again."
+        )
+    return None if header.metadata is None else (read_beside(path) or header.metadata)
 
 
 def _examine(path: Path) -> tuple[EngineKind, bytes]:

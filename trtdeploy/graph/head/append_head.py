@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import onnx_ir as ir
@@ -43,6 +43,7 @@ class AppendHead:
         options: Where the detections are; by default everything is recognised.
         nms: How candidates become detections.
         class_names: The user's class names; None takes the model's.
+        suppression: What `auto` is for heads that need NMS.
     """
 
     name = "append-head"
@@ -53,10 +54,12 @@ class AppendHead:
         options: HeadOptions | None = None,
         nms: NmsOptions | None = None,
         class_names: Sequence[str] | None = None,
+        suppression: Literal["loop", "fixpoint"] = "loop",
     ) -> None:
         self._options = options or HeadOptions()
         self._nms = nms or NmsOptions()
         self._class_names = class_names
+        self._suppression = suppression
 
     def run(self, model: ir.Model) -> PassResult:
         """Run the pass.
@@ -111,7 +114,7 @@ class AppendHead:
         if head.has_nms and method in {"auto", "topk"}:
             method = "model"
         elif method == "auto":
-            method = "topk" if head.nms_free else "loop"
+            method = "topk" if head.nms_free else self._suppression
         suppresses = method in {"loop", "fixpoint"}
         return NmsInfo(
             method=method,

@@ -104,7 +104,7 @@ class NmsOptions:
         method: `loop`: exact greedy NMS in control flow (ONNX Loop), whose cost follows the number of candidates.
             `fixpoint`: NMS without control flow, so that it can be captured in a CUDA graph; exact as long as no chain
             of suppressions is longer than `steps`. `topk`: no suppression. `none`: the model's own outputs. `auto`:
-            `topk` for heads that need no NMS, else `loop`.
+            `topk` for heads that need no NMS, else `loop` on a CPU and `fixpoint` on a GPU.
         conf: Score threshold, at least 0 and below 1; a detection's score is above it.
         iou: IoU above which the weaker box of a class is suppressed, above 0 and at most 1.
         max_det: Number of output slots per image.
