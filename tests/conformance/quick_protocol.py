@@ -180,8 +180,8 @@ def walk(trt: Any, order: dict[str, Any]) -> list[Any]:
     specs = list(plugin_specs().values())
     if order["mutation"]:
         specs = [MUTATIONS[order["mutation"]](spec) for spec in specs]
-    for _ in range(2):  # the second time changes nothing
-        quick_plugins.register_quick_plugins(trt, specs, order["target"])
+    for target in ("sm80", "sm75", order["target"]):  # again only changes the target
+        quick_plugins.register_quick_plugins(trt, specs, target)
     found: list[Any] = []
     for case in order["cases"]:
         try:
@@ -256,3 +256,17 @@ MUTATIONS: dict[str, Callable[[PluginSpec], PluginSpec]] = {
         inputs=lambda one: tuple(dataclasses.replace(operand, image=False) for operand in one.inputs)
     ),
 }
+
+
+def creators(trt: Any, _argument: None) -> dict[str, Any]:
+    """Register all plugins; return what that said, and what the registry has then, with each plugin's fields."""
+    told = quick_plugins.register_quick_plugins(trt, plugin_specs().values())
+    kept = {
+        creator.name: {
+            "version": creator.plugin_version,
+            "namespace": namespace,
+            "fields": [[field.name, field.type.name] for field in creator.field_names],
+        }
+        for (_, _, namespace), creator in trt.get_plugin_registry().creators.items()
+    }
+    return {"told": told, "kept": kept}
