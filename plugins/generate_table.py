@@ -89,7 +89,9 @@ def definition(operation: dict[str, Any], ptx_text: Any) -> bytes:
             _text(operation["op_type"]),
             _list([_text(i["name"]) + struct.pack("<IB", i["rank"], i["image"]) for i in operation["inputs"]]),
             _list([_text(a["name"]) + _number(KINDS, a["kind"]) + struct.pack("<I", a["length"]) for a in attributes]),
-            _list([_text(o["name"]) + programs(o["dims"]) + struct.pack("<B", o["image"]) for o in operation["outputs"]]),
+            _list(
+                [_text(o["name"]) + programs(o["dims"]) + struct.pack("<B", o["image"]) for o in operation["outputs"]]
+            ),
             programs(operation["conditions"]),
             _list([launch(entry) for entry in operation["launches"]]),
         )

@@ -45,7 +45,7 @@ std::string_view ByteReader::take(size_t count)
     if (count > mBytes.size())
     {
         throw Error("The data ends early: " + std::to_string(count) + " more bytes expected, "
-            + std::to_string(mBytes.size()) + " left.");
+                    + std::to_string(mBytes.size()) + " left.");
     }
     std::string_view const taken = mBytes.substr(0, count);
     mBytes.remove_prefix(count);
@@ -77,7 +77,8 @@ uint32_t ByteReader::readCount(uint32_t limit, char const* what)
     uint32_t const count = readUint32();
     if (count > limit)
     {
-        throw Error(std::string{what} + ": " + std::to_string(count) + ", expected at most " + std::to_string(limit) + ".");
+        throw Error(
+            std::string{what} + ": " + std::to_string(count) + ", expected at most " + std::to_string(limit) + ".");
     }
     return count;
 }

@@ -87,7 +87,10 @@ public:
 private:
     void checkLeaf(Instruction const& leaf) const
     {
-        auto const below = [](int64_t value, size_t limit) { return value >= 0 && static_cast<uint64_t>(value) < limit; };
+        auto const below = [](int64_t value, size_t limit)
+        {
+            return value >= 0 && static_cast<uint64_t>(value) < limit;
+        };
         auto const& inputs = mDefinition.inputs;
         auto const& attributes = mDefinition.attributes;
         if (leaf.op == Op::kSize
@@ -144,7 +147,7 @@ Launch readLaunch(ByteReader& reader, ProgramReader& programs)
     if (launch.block == 0 || launch.block > kMaxThreads)
     {
         throw Error("Kernel '" + launch.entry + "' has blocks of " + std::to_string(launch.block)
-            + " threads, expected 1 to " + std::to_string(kMaxThreads) + ".");
+                    + " threads, expected 1 to " + std::to_string(kMaxThreads) + ".");
     }
     return launch;
 }

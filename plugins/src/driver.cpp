@@ -31,7 +31,7 @@ Driver openDriver()
     {
         char const* const reason = dlerror();
         throw Error(std::string{"The CUDA driver cannot be opened: "} + (reason != nullptr ? reason : "no reason given")
-            + ". Install the NVIDIA driver.");
+                    + ". Install the NVIDIA driver.");
     }
     Driver driver;
     find(library, "cuCtxGetCurrent", driver.ctxGetCurrent);

@@ -54,13 +54,13 @@ void checkFormats(Definition const& definition, std::vector<TensorFormat> const&
     }
 }
 
-std::optional<Layout> imageLayout(Definition const& definition, std::vector<TensorFormat> const& formats)
+Layout imageLayout(Definition const& definition, std::vector<TensorFormat> const& formats)
 {
-    for (size_t tensor = 0; tensor < std::min(definition.tensors(), formats.size()); ++tensor)
+    for (size_t tensor = 0; tensor < definition.tensors(); ++tensor)
     {
         if (definition.isImage(tensor))
         {
-            return formats[tensor].layout;
+            return formats.at(tensor).layout.value();
         }
     }
     return Layout::kLinear;

@@ -54,11 +54,13 @@ CUfunction compile(Driver const& driver, std::string const& entry, std::string c
 CUfunction loadKernel(Driver const& driver, Launch const& launch, uint32_t capability)
 {
     static std::mutex mutex;
-    static auto& kernels = *new std::map<std::tuple<uint64_t, std::string, std::string>, CUfunction>; // outlives every user
+    static auto& kernels
+        = *new std::map<std::tuple<uint64_t, std::string, std::string>, CUfunction>; // outlives every user
     Ptx const* const ptx = launch.ptxFor(capability);
     if (ptx == nullptr)
     {
-        throw Error("Kernel '" + launch.entry + "' has no PTX for compute capability " + std::to_string(capability) + ".");
+        throw Error(
+            "Kernel '" + launch.entry + "' has no PTX for compute capability " + std::to_string(capability) + ".");
     }
     std::lock_guard<std::mutex> const lock{mutex};
     auto& kernel = kernels[{contextKey(driver), launch.entry, ptx->text}];
@@ -84,7 +86,7 @@ Launcher::Prepared const& Launcher::find(
     {
         throw Error("No CUDA context is current in the thread that runs " + node.definition().opType + ".");
     }
-    auto plan = node.plan(*formats[0].dataType, *imageLayout(node.definition(), formats), inputs, *capability);
+    auto plan = node.plan(*formats[0].dataType, imageLayout(node.definition(), formats), inputs, *capability);
     Prepared prepared{formats, inputs, std::move(plan)};
     if (prepared.plan.launch != nullptr)
     {
@@ -113,7 +115,8 @@ void Launcher::launch(Node const& node, Driver const& driver, std::vector<Tensor
     {
         return;
     }
-    // The kernel's parameters: pointers of the inputs, integers, pointers of the outputs. The driver takes their addresses.
+    // The kernel's parameters: pointers of the inputs, integers, pointers of the outputs. The driver takes their
+    // addresses.
     std::vector<void*> parameters;
     parameters.reserve(node.definition().tensors() + plan.arguments.size());
     for (size_t i = 0; i < node.definition().inputs.size(); ++i)
@@ -128,8 +131,8 @@ void Launcher::launch(Node const& node, Driver const& driver, std::vector<Tensor
     {
         parameters.push_back(const_cast<void**>(outputPointers + i));
     }
-    driver.check(driver.launchKernel(prepared.kernel, plan.grid[0], plan.grid[1], plan.grid[2], plan.launch->block, 1, 1,
-                     plan.launch->sharedBytes, stream, parameters.data(), nullptr),
+    driver.check(driver.launchKernel(prepared.kernel, plan.grid[0], plan.grid[1], plan.grid[2], plan.launch->block, 1,
+                     1, plan.launch->sharedBytes, stream, parameters.data(), nullptr),
         ("Kernel '" + plan.launch->entry + "' cannot be launched").c_str());
 }
 

@@ -32,7 +32,8 @@ std::string describeNode(Definition const& definition, Attributes const& attribu
         text += "]";
     }
     std::array<char, 24> digest{};
-    std::snprintf(digest.data(), digest.size(), ") %016llx", static_cast<unsigned long long>(checksum(writeDefinition(definition))));
+    std::snprintf(digest.data(), digest.size(), ") %016llx",
+        static_cast<unsigned long long>(checksum(writeDefinition(definition))));
     return text + digest.data();
 }
 
@@ -41,15 +42,16 @@ void checkAttributes(Definition const& definition, Attributes const& attributes)
     if (attributes.size() != definition.attributes.size())
     {
         throw Error(definition.opType + " has " + std::to_string(definition.attributes.size()) + " attributes, got "
-            + std::to_string(attributes.size()) + ".");
+                    + std::to_string(attributes.size()) + ".");
     }
     for (size_t i = 0; i < attributes.size(); ++i)
     {
         auto const& expected = definition.attributes[i];
         if (attributes[i].size() != expected.length)
         {
-            throw Error(definition.opType + ": attribute '" + expected.name + "' has " + std::to_string(attributes[i].size())
-                + " numbers, expected " + std::to_string(expected.length) + ".");
+            throw Error(definition.opType + ": attribute '" + expected.name + "' has "
+                        + std::to_string(attributes[i].size()) + " numbers, expected " + std::to_string(expected.length)
+                        + ".");
         }
     }
 }
@@ -101,8 +103,9 @@ std::shared_ptr<Node const> Node::deserialise(std::string_view state)
     uint32_t const format = head.readUint32();
     if (format != kFormat)
     {
-        throw Error("The engine's data of this plugin have format " + std::to_string(format) + ", this library reads format "
-            + std::to_string(kFormat) + ". Build the engine again, or use the library that it was built with.");
+        throw Error("The engine's data of this plugin have format " + std::to_string(format)
+                    + ", this library reads format " + std::to_string(kFormat)
+                    + ". Build the engine again, or use the library that it was built with.");
     }
     std::string_view const payload = state.substr(kHead);
     if (head.readUint64() != checksum(payload))
@@ -129,7 +132,7 @@ void Node::checkShapes(Shapes const& inputs) const
     if (inputs.size() != mDefinition.inputs.size())
     {
         throw Error(mDefinition.opType + " takes " + std::to_string(mDefinition.inputs.size()) + " inputs, got "
-            + std::to_string(inputs.size()) + ".");
+                    + std::to_string(inputs.size()) + ".");
     }
     for (size_t i = 0; i < inputs.size(); ++i)
     {
@@ -137,12 +140,12 @@ void Node::checkShapes(Shapes const& inputs) const
         if (inputs[i].size() != operand.rank)
         {
             throw Error(mDefinition.opType + ": input '" + operand.name + "' has " + std::to_string(inputs[i].size())
-                + " axes, expected " + std::to_string(operand.rank) + ".");
+                        + " axes, expected " + std::to_string(operand.rank) + ".");
         }
         if (std::any_of(inputs[i].begin(), inputs[i].end(), [](int64_t size) { return size < 0; }))
         {
-            throw Error(mDefinition.opType + ": input '" + operand.name + "' has an unknown size (" + describe({inputs[i]})
-                + ").");
+            throw Error(mDefinition.opType + ": input '" + operand.name + "' has an unknown size ("
+                        + describe({inputs[i]}) + ").");
         }
     }
 }
@@ -183,12 +186,12 @@ Launch const& Node::choose(DataType dataType, Layout layout, Shapes const& input
         }
     }
     std::string const what = mDefinition.opType + " with " + nameOf(dataType) + " tensors in " + nameOf(layout)
-        + " layout, shapes " + describe(inputs);
+                             + " layout, shapes " + describe(inputs);
     if (needed > 0)
     {
-        throw Error(what + ", needs compute capability " + std::to_string(needed / 10) + "." + std::to_string(needed % 10)
-            + " or newer; this device has " + std::to_string(capability / 10) + "." + std::to_string(capability % 10)
-            + ". Build with --attention native.");
+        throw Error(what + ", needs compute capability " + std::to_string(needed / 10) + "."
+                    + std::to_string(needed % 10) + " or newer; this device has " + std::to_string(capability / 10)
+                    + "." + std::to_string(capability % 10) + ". Build with --attention native.");
     }
     throw Error("There is no kernel for " + what + ". Build with --attention native.");
 }
@@ -198,7 +201,8 @@ Plan Node::plan(DataType dataType, Layout layout, Shapes const& inputs, uint32_t
     checkShapes(inputs);
     if (!holds(mDefinition.conditions, inputs))
     {
-        throw Error(mDefinition.opType + " does not support shapes " + describe(inputs) + ". Build with --attention native.");
+        throw Error(
+            mDefinition.opType + " does not support shapes " + describe(inputs) + ". Build with --attention native.");
     }
     auto const outputs = outputShapes(inputs);
     if (std::all_of(outputs.begin(), outputs.end(), isEmpty))
@@ -213,8 +217,8 @@ Plan Node::plan(DataType dataType, Layout layout, Shapes const& inputs, uint32_t
         if (extent < 1 || extent > kMaxGrid[axis])
         {
             throw Error("Kernel '" + plan.launch->entry + "' for shapes " + describe(inputs) + " has a grid of "
-                + std::to_string(extent) + " blocks along axis " + std::to_string(axis) + ", expected 1 to "
-                + std::to_string(kMaxGrid[axis]) + ".");
+                        + std::to_string(extent) + " blocks along axis " + std::to_string(axis) + ", expected 1 to "
+                        + std::to_string(kMaxGrid[axis]) + ".");
         }
         plan.grid[axis] = static_cast<uint32_t>(extent);
     }
@@ -224,7 +228,7 @@ Plan Node::plan(DataType dataType, Layout layout, Shapes const& inputs, uint32_t
         if (value < std::numeric_limits<int32_t>::min() || value > std::numeric_limits<int32_t>::max())
         {
             throw Error("Kernel '" + plan.launch->entry + "' for shapes " + describe(inputs) + " has the argument "
-                + std::to_string(value) + ", which is no 32-bit integer.");
+                        + std::to_string(value) + ", which is no 32-bit integer.");
         }
         plan.arguments.push_back(static_cast<int32_t>(value));
     }

@@ -214,7 +214,8 @@ std::string withChecksum(std::string bytes)
     return bytes.replace(kHead - sum.bytes().size(), sum.bytes().size(), sum.bytes());
 }
 
-// damage SHAPES ATTRIBUTES: cuts the state at every length and changes every byte to every power of two and to its opposite.
+// damage SHAPES ATTRIBUTES: cuts the state at every length and changes every byte to every power of two and to its
+// opposite.
 std::string damage(Words const& words)
 {
     auto const shapes = shapesOf(words.at(0));
@@ -238,7 +239,7 @@ std::string damage(Words const& words)
         }
     }
     return std::to_string(whole.size()) + " bytes, accepted: " + std::to_string(truncated) + " truncated, "
-        + std::to_string(corrupted) + " corrupted, " + std::to_string(forged > 0 ? 1 : 0) + " kinds of forged";
+           + std::to_string(corrupted) + " corrupted, " + std::to_string(forged) + " forged";
 }
 
 struct Pointers
@@ -288,13 +289,15 @@ std::string threads(Words const& words)
     std::vector<std::thread> workers;
     for (int i = 0; i < std::stoi(words.at(0)); ++i)
     {
-        workers.emplace_back([&] {
-            Launcher launcher;
-            for (int repeat = 0; repeat < 50; ++repeat)
+        workers.emplace_back(
+            [&]
             {
-                run(launcher, node, {words[1], words[2], words[3]});
-            }
-        });
+                Launcher launcher;
+                for (int repeat = 0; repeat < 50; ++repeat)
+                {
+                    run(launcher, node, {words[1], words[2], words[3]});
+                }
+            });
     }
     for (auto& worker : workers)
     {

@@ -1,4 +1,5 @@
-// What the probes share: one question a line on standard input, one line of answer; `error ...` where something was thrown.
+// What the probes share: one question a line on standard input, one line of answer; `error ...` where something was
+// thrown.
 #pragma once
 
 #include <cstdint>

@@ -95,7 +95,7 @@ public:
             return nullptr;
         }
         using SetLoggerFinder = void (*)(ILoggerFinder*);
-        using GetCreators = IPluginCreatorInterface* const* (*) (int32_t&);
+        using GetCreators = IPluginCreatorInterface* const* (*)(int32_t&);
         reinterpret_cast<SetLoggerFinder>(dlsym(library, "setLoggerFinder"))(&gFinder);
         int32_t count = -1;
         auto* const* creators = reinterpret_cast<GetCreators>(dlsym(library, "getCreators"))(count);

@@ -110,7 +110,10 @@ public:
         {
             return constant(compute(op, a.getConstantValue(), b.getConstantValue()));
         }
-        auto const text = [](IDimensionExpr const& size) { return static_cast<Size const&>(size).text(); };
+        auto const text = [](IDimensionExpr const& size)
+        {
+            return static_cast<Size const&>(size).text();
+        };
         return keep("[\"" + std::string{symbol(op)} + "\"," + text(a) + "," + text(b) + "]", false);
     }
     IDimensionExpr const* declareSizeTensor(
@@ -194,12 +197,12 @@ std::string creators(Words const&)
     {
         auto& creator = dynamic_cast<IPluginCreatorV3One&>(*all[i]);
         text += std::string{" "} + creator.getPluginNamespace() + "::" + creator.getPluginName() + "/"
-            + creator.getPluginVersion() + "(";
+                + creator.getPluginVersion() + "(";
         auto const& fields = *creator.getFieldNames();
         for (int32_t k = 0; k < fields.nbFields; ++k)
         {
-            text += std::string{fields.fields[k].name} + ":" + std::to_string(static_cast<int>(fields.fields[k].type)) + ":"
-                + std::to_string(fields.fields[k].length);
+            text += std::string{fields.fields[k].name} + ":" + std::to_string(static_cast<int>(fields.fields[k].type))
+                    + ":" + std::to_string(fields.fields[k].length);
         }
         text += ")";
     }
@@ -222,7 +225,8 @@ std::string created(IPluginV3* plugin)
     return plugin != nullptr ? "ok" : "null";
 }
 
-// create OP_TYPE name=TYPE:HEX ...: TYPE is the number of a PluginFieldType, HEX the bytes of 32-bit numbers (64 for INT64).
+// create OP_TYPE name=TYPE:HEX ...: TYPE is the number of a PluginFieldType, HEX the bytes of 32-bit numbers (64 for
+// INT64).
 std::string create(Words const& words)
 {
     std::vector<std::string> names;
@@ -251,7 +255,7 @@ std::string identity(Words const&)
 {
     auto& core = capability<IPluginV3OneCore>(PluginCapabilityType::kCORE);
     return std::string{core.getPluginNamespace()} + "::" + core.getPluginName() + "/" + core.getPluginVersion() + " "
-        + std::to_string(build().getNbOutputs()) + " " + build().getTimingCacheID();
+           + std::to_string(build().getNbOutputs()) + " " + build().getTimingCacheID();
 }
 
 std::string types(Words const& words)
@@ -323,8 +327,7 @@ std::string configure(Words const& words)
         descs[i].opt = dimsOf(probe::lists(words.at(2), ',', 'x').at(i));
         descs[i].max = dimsOf(probe::lists(words.at(3), ',', 'x').at(i));
     }
-    return std::to_string(
-        build().configurePlugin(descs.data(), inputs, descs.data() + inputs, build().getNbOutputs()));
+    return std::to_string(build().configurePlugin(descs.data(), inputs, descs.data() + inputs, build().getNbOutputs()));
 }
 
 std::string copy(Words const&)
@@ -352,7 +355,7 @@ std::string engine(Words const& words)
     PluginField const copy{name.c_str(), bytes.data(), field.type, field.length};
     PluginFieldCollection const collection{1, &copy};
     return created(creatorOf(words.at(0)).createPlugin("layer", &collection, TensorRTPhase::kRUNTIME)) + " "
-        + std::to_string(bytes.size());
+           + std::to_string(bytes.size());
 }
 
 // run FORMATS SHAPES
@@ -376,12 +379,13 @@ std::string run(Words const& words)
         outputs.push_back(reinterpret_cast<void*>(2000 + i));
     }
     auto const* const outputDescs = descs.data() + given.size();
-    int32_t const changed = runtime().onShapeChange(descs.data(), static_cast<int32_t>(given.size()), outputDescs,
-        static_cast<int32_t>(outputs.size()));
+    int32_t const changed = runtime().onShapeChange(
+        descs.data(), static_cast<int32_t>(given.size()), outputDescs, static_cast<int32_t>(outputs.size()));
     std::string const prepared = fakeCudaTakeLog();
     int32_t const code = runtime().enqueue(
         descs.data(), outputDescs, inputs.data(), outputs.data(), nullptr, reinterpret_cast<cudaStream_t>(7));
-    return std::to_string(changed) + " " + std::to_string(code) + " prepared: " + prepared + "enqueued: " + fakeCudaTakeLog();
+    return std::to_string(changed) + " " + std::to_string(code) + " prepared: " + prepared
+           + "enqueued: " + fakeCudaTakeLog();
 }
 
 std::string takeLog(Words const&)

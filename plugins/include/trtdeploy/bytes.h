@@ -1,4 +1,5 @@
-// Reading and writing of the definitions in the library and of the state in an engine: little-endian, every read is checked.
+// Reading and writing of the definitions in the library and of the state in an engine: little-endian, every read is
+// checked.
 #pragma once
 
 #include <cstddef>

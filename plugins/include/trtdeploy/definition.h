@@ -98,8 +98,8 @@ struct Definition
     }
 };
 
-// Leaves out what an engine cannot use: launches for other data types than those it was configured for, and PTX for other devices
-// than the one it is built on. Where either is not known (none, or no device) everything stays.
+// Leaves out what an engine cannot use: launches for other data types than those it was configured for, and PTX for
+// other devices than the one it is built on. Where either is not known (none, or no device) everything stays.
 Definition trim(Definition const& definition, std::optional<uint32_t> capability, std::set<DataType> const& dataTypes);
 
 } // namespace trtdeploy

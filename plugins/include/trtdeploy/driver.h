@@ -18,8 +18,8 @@ struct Driver
     CUresult (*deviceGetAttribute)(int*, CUdevice_attribute, CUdevice){nullptr};
     CUresult (*moduleLoadDataEx)(CUmodule*, void const*, unsigned int, CUjit_option*, void**){nullptr};
     CUresult (*moduleGetFunction)(CUfunction*, CUmodule, char const*){nullptr};
-    CUresult (*launchKernel)(CUfunction, unsigned int, unsigned int, unsigned int, unsigned int, unsigned int, unsigned int,
-        unsigned int, CUstream, void**, void**){nullptr};
+    CUresult (*launchKernel)(CUfunction, unsigned int, unsigned int, unsigned int, unsigned int, unsigned int,
+        unsigned int, unsigned int, CUstream, void**, void**){nullptr};
     CUresult (*getErrorString)(CUresult, char const**){nullptr};
 
     // Throws Error with the driver's text unless `result` is success; `what` begins the message.

@@ -53,11 +53,12 @@ using Attributes = std::vector<std::vector<int64_t>>;
 // Throws Error unless the program is one whole tree. What it refers to is checked against a definition elsewhere.
 void checkProgram(Program const& program);
 
-// Returns the value of a checked program. `Arithmetic` says what a value is: a number, or TensorRT's symbolic size. It has
-// constant(int64_t), size(operand, axis) and binary(op, a, b). Reading prefix order backwards needs a stack and no recursion.
+// Returns the value of a checked program. `Arithmetic` says what a value is: a number, or TensorRT's symbolic size. It
+// has constant(int64_t), size(operand, axis) and binary(op, a, b). Reading prefix order backwards needs a stack and no
+// recursion.
 template <typename Arithmetic>
-auto evaluate(Program const& program, Arithmetic& arithmetic, Attributes const& attributes)
-    -> decltype(arithmetic.constant(0))
+auto evaluate(
+    Program const& program, Arithmetic& arithmetic, Attributes const& attributes) -> decltype(arithmetic.constant(0))
 {
     std::vector<decltype(arithmetic.constant(0))> stack;
     for (auto instruction = program.rbegin(); instruction != program.rend(); ++instruction)

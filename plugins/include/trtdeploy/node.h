@@ -15,7 +15,8 @@
 namespace trtdeploy
 {
 
-// What cuLaunchKernel is called with, but for the pointers. Without a launch there is nothing to compute: the outputs are empty.
+// What cuLaunchKernel is called with, but for the pointers. Without a launch there is nothing to compute: the outputs
+// are empty.
 struct Plan
 {
     Launch const* launch{nullptr};
@@ -30,8 +31,9 @@ public:
     // Throws Error unless the attributes are those of the definition.
     Node(Definition definition, Attributes attributes);
 
-    // Returns what an engine carries: the attributes and the definition with its PTX, trimmed (see `trim`). An engine therefore
-    // runs the kernels that it was built and checked with, whatever a newer library holds, and no library keeps old kernels.
+    // Returns what an engine carries: the attributes and the definition with its PTX, trimmed (see `trim`). An engine
+    // therefore runs the kernels that it was built and checked with, whatever a newer library holds, and no library
+    // keeps old kernels.
     std::string serialise(std::optional<uint32_t> capability, std::set<DataType> const& dataTypes) const;
 
     // Throws Error if the bytes are damaged, from another format, or not whole.
@@ -47,7 +49,8 @@ public:
         return mAttributes;
     }
 
-    // The name and the attributes, for messages and for the timing cache: `TrtdeploySimAMGate(epsilon=[953267991]) 0123...`.
+    // The name and the attributes, for messages and for the timing cache: `TrtdeploySimAMGate(epsilon=[953267991])
+    // 0123...`.
     std::string const& description() const
     {
         return mDescription;
@@ -58,8 +61,8 @@ public:
 
     Shapes outputShapes(Shapes const& inputs) const;
 
-    // Chooses the first launch whose conditions hold and that has PTX for the device. Throws Error if there is none, or a grid
-    // or an argument is out of range.
+    // Chooses the first launch whose conditions hold and that has PTX for the device. Throws Error if there is none, or
+    // a grid or an argument is out of range.
     Plan plan(DataType dataType, Layout layout, Shapes const& inputs, uint32_t capability) const;
 
 private:

@@ -48,7 +48,7 @@ std::vector<int64_t> valuesOf(PluginField const& field, Attribute const& attribu
         return numbersOf<int64_t>(field);
     }
     throw Error("attribute '" + attribute.name + "' has field type " + std::to_string(static_cast<int>(field.type))
-        + ", expected " + (attribute.kind == AttributeKind::kFloats ? "FLOAT32" : "INT32 or INT64") + ".");
+                + ", expected " + (attribute.kind == AttributeKind::kFloats ? "FLOAT32" : "INT32 or INT64") + ".");
 }
 
 PluginField const* find(PluginFieldCollection const& fields, std::string_view name)
@@ -77,17 +77,19 @@ Creator::Creator(Definition definition)
 nvinfer1::IPluginV3* Creator::createPlugin(
     nvinfer1::AsciiChar const* name, PluginFieldCollection const* fc, nvinfer1::TensorRTPhase phase) noexcept
 {
-    return guarded<nvinfer1::IPluginV3*>(nullptr, [&]() -> nvinfer1::IPluginV3* {
-        PluginFieldCollection const fields = fc != nullptr ? *fc : PluginFieldCollection{0, nullptr};
-        try
+    return guarded<nvinfer1::IPluginV3*>(nullptr,
+        [&]() -> nvinfer1::IPluginV3*
         {
-            return new Plugin{phase == nvinfer1::TensorRTPhase::kBUILD ? buildNode(fields) : engineNode(fields)};
-        }
-        catch (Error const& error)
-        {
-            throw Error(mDefinition.opType + ", layer '" + (name != nullptr ? name : "") + "': " + error.what());
-        }
-    });
+            PluginFieldCollection const fields = fc != nullptr ? *fc : PluginFieldCollection{0, nullptr};
+            try
+            {
+                return new Plugin{phase == nvinfer1::TensorRTPhase::kBUILD ? buildNode(fields) : engineNode(fields)};
+            }
+            catch (Error const& error)
+            {
+                throw Error(mDefinition.opType + ", layer '" + (name != nullptr ? name : "") + "': " + error.what());
+            }
+        });
 }
 
 std::shared_ptr<Node const> Creator::buildNode(PluginFieldCollection const& fields) const

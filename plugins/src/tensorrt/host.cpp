@@ -46,7 +46,8 @@ bool hostHasOurMajorVersion() noexcept
         if (isLoaded(major))
         {
             std::fprintf(stderr,
-                "trtdeploy plugins: this library was built for TensorRT %d, but TensorRT %d is loaded. Build plugins/ with the "
+                "trtdeploy plugins: this library was built for TensorRT %d, but TensorRT %d is loaded. Build plugins/ "
+                "with the "
                 "headers of TensorRT %d.\n",
                 NV_TENSORRT_MAJOR, major, major);
             return false;

@@ -58,9 +58,11 @@ TRTDEPLOY_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& 
     {
         return nullptr;
     }
-    return trtdeploy::guarded<nvinfer1::IPluginCreatorInterface* const*>(nullptr, [&] {
-        static trtdeploy::Library const library;
-        nbCreators = static_cast<int32_t>(library.pointers().size());
-        return library.pointers().data();
-    });
+    return trtdeploy::guarded<nvinfer1::IPluginCreatorInterface* const*>(nullptr,
+        [&]
+        {
+            static trtdeploy::Library const library;
+            nbCreators = static_cast<int32_t>(library.pointers().size());
+            return library.pointers().data();
+        });
 }

@@ -197,141 +197,159 @@ void Plugin::checkCounts(int32_t nbInputs, int32_t nbOutputs) const
     if (nbInputs < 0 || static_cast<size_t>(nbInputs) != definition.inputs.size() || nbOutputs != getNbOutputs())
     {
         throw Error(definition.opType + " has " + std::to_string(definition.inputs.size()) + " inputs and "
-            + std::to_string(definition.outputs.size()) + " outputs, got " + std::to_string(nbInputs) + " and "
-            + std::to_string(nbOutputs) + ".");
+                    + std::to_string(definition.outputs.size()) + " outputs, got " + std::to_string(nbInputs) + " and "
+                    + std::to_string(nbOutputs) + ".");
     }
 }
 
-int32_t Plugin::getOutputDataTypes(nvinfer1::DataType* outputTypes, int32_t nbOutputs, nvinfer1::DataType const* inputTypes,
-    int32_t nbInputs) const noexcept
+int32_t Plugin::getOutputDataTypes(nvinfer1::DataType* outputTypes, int32_t nbOutputs,
+    nvinfer1::DataType const* inputTypes, int32_t nbInputs) const noexcept
 {
-    return guarded(kFailure, [&] {
-        checkCounts(nbInputs, nbOutputs);
-        for (int32_t i = 1; i < nbInputs; ++i)
+    return guarded(kFailure,
+        [&]
         {
-            if (inputTypes[i] != inputTypes[0])
+            checkCounts(nbInputs, nbOutputs);
+            for (int32_t i = 1; i < nbInputs; ++i)
             {
-                throw Error(mNode->definition().opType + ": input '" + mNode->definition().inputs[static_cast<size_t>(i)].name
-                    + "' has another data type than input '" + mNode->definition().inputs[0].name
-                    + "'. All inputs must have one.");
+                if (inputTypes[i] != inputTypes[0])
+                {
+                    throw Error(mNode->definition().opType + ": input '"
+                                + mNode->definition().inputs[static_cast<size_t>(i)].name
+                                + "' has another data type than input '" + mNode->definition().inputs[0].name
+                                + "'. All inputs must have one.");
+                }
             }
-        }
-        std::fill(outputTypes, outputTypes + nbOutputs, inputTypes[0]);
-        return kSuccess;
-    });
+            std::fill(outputTypes, outputTypes + nbOutputs, inputTypes[0]);
+            return kSuccess;
+        });
 }
 
 int32_t Plugin::getOutputShapes(nvinfer1::DimsExprs const* inputs, int32_t nbInputs,
     nvinfer1::DimsExprs const* /*shapeInputs*/, int32_t nbShapeInputs, nvinfer1::DimsExprs* outputs, int32_t nbOutputs,
     nvinfer1::IExprBuilder& exprBuilder) noexcept
 {
-    return guarded(kFailure, [&] {
-        auto const& definition = mNode->definition();
-        checkCounts(nbInputs + nbShapeInputs, nbOutputs);
-        for (size_t i = 0; i < definition.inputs.size(); ++i)
+    return guarded(kFailure,
+        [&]
         {
-            if (inputs[i].nbDims != static_cast<int32_t>(definition.inputs[i].rank))
+            auto const& definition = mNode->definition();
+            checkCounts(nbInputs + nbShapeInputs, nbOutputs);
+            for (size_t i = 0; i < definition.inputs.size(); ++i)
             {
-                throw Error(definition.opType + ": input '" + definition.inputs[i].name + "' has "
-                    + std::to_string(inputs[i].nbDims) + " axes, expected " + std::to_string(definition.inputs[i].rank)
-                    + ".");
+                if (inputs[i].nbDims != static_cast<int32_t>(definition.inputs[i].rank))
+                {
+                    throw Error(definition.opType + ": input '" + definition.inputs[i].name + "' has "
+                                + std::to_string(inputs[i].nbDims) + " axes, expected "
+                                + std::to_string(definition.inputs[i].rank) + ".");
+                }
             }
-        }
-        SymbolicSizes sizes{inputs, exprBuilder};
-        for (auto const& condition : definition.conditions)
-        {
-            auto const* const holds = evaluate(condition, sizes, mNode->attributes());
-            if (holds->isConstant() && holds->getConstantValue() != 1)
+            SymbolicSizes sizes{inputs, exprBuilder};
+            for (auto const& condition : definition.conditions)
             {
-                throw Error(definition.opType + " does not support the sizes of its inputs. Build with --attention native.");
+                auto const* const holds = evaluate(condition, sizes, mNode->attributes());
+                if (holds->isConstant() && holds->getConstantValue() != 1)
+                {
+                    throw Error(definition.opType
+                                + " does not support the sizes of its inputs. Build with --attention native.");
+                }
             }
-        }
-        for (size_t i = 0; i < definition.outputs.size(); ++i)
-        {
-            auto const& dims = definition.outputs[i].dims;
-            outputs[i].nbDims = static_cast<int32_t>(dims.size());
-            for (size_t axis = 0; axis < dims.size(); ++axis)
+            for (size_t i = 0; i < definition.outputs.size(); ++i)
             {
-                outputs[i].d[axis] = evaluate(dims[axis], sizes, mNode->attributes());
+                auto const& dims = definition.outputs[i].dims;
+                outputs[i].nbDims = static_cast<int32_t>(dims.size());
+                for (size_t axis = 0; axis < dims.size(); ++axis)
+                {
+                    outputs[i].d[axis] = evaluate(dims[axis], sizes, mNode->attributes());
+                }
             }
-        }
-        return kSuccess;
-    });
+            return kSuccess;
+        });
 }
 
-bool Plugin::supportsFormatCombination(int32_t pos, nvinfer1::DynamicPluginTensorDesc const* inOut, int32_t nbInputs,
-    int32_t nbOutputs) noexcept
+bool Plugin::supportsFormatCombination(
+    int32_t pos, nvinfer1::DynamicPluginTensorDesc const* inOut, int32_t nbInputs, int32_t nbOutputs) noexcept
 {
-    return guarded(false, [&] {
-        checkCounts(nbInputs, nbOutputs);
-        // What stands behind `pos` is not valid.
-        auto const known = static_cast<size_t>(std::clamp<int32_t>(pos + 1, 0, nbInputs + nbOutputs));
-        return pos >= 0 && supportsFormat(mNode->definition(), static_cast<size_t>(pos), formatsOf(inOut, known, inOut, 0));
-    });
+    return guarded(false,
+        [&]
+        {
+            checkCounts(nbInputs, nbOutputs);
+            // What stands behind `pos` is not valid.
+            auto const known = static_cast<size_t>(std::clamp<int32_t>(pos + 1, 0, nbInputs + nbOutputs));
+            return pos >= 0
+                   && supportsFormat(mNode->definition(), static_cast<size_t>(pos), formatsOf(inOut, known, inOut, 0));
+        });
 }
 
 int32_t Plugin::configurePlugin(nvinfer1::DynamicPluginTensorDesc const* in, int32_t nbInputs,
     nvinfer1::DynamicPluginTensorDesc const* out, int32_t nbOutputs) noexcept
 {
-    return guarded(kFailure, [&] {
-        checkCounts(nbInputs, nbOutputs);
-        auto const inputs = static_cast<size_t>(nbInputs);
-        auto const formats = formatsOf(in, inputs, out, static_cast<size_t>(nbOutputs));
-        checkFormats(mNode->definition(), formats);
-        auto const layout = imageLayout(mNode->definition(), formats);
-        // Every shape of the profile needs a kernel. Finding out now is better than at run time; the ends stand for the rest.
-        uint32_t const capability = systemDriver().currentCapability().value_or(kAnyCapability);
-        using Desc = nvinfer1::DynamicPluginTensorDesc;
-        for (auto const end : {&Desc::min, &Desc::opt, &Desc::max})
+    return guarded(kFailure,
+        [&]
         {
-            auto const shapes = shapesOf(in, inputs, [&](Desc const& desc) -> auto const& { return desc.*end; });
-            mNode->plan(*formats[0].dataType, *layout, shapes, capability);
-        }
-        mDataTypes.insert(*formats[0].dataType);
-        return kSuccess;
-    });
+            checkCounts(nbInputs, nbOutputs);
+            auto const inputs = static_cast<size_t>(nbInputs);
+            auto const formats = formatsOf(in, inputs, out, static_cast<size_t>(nbOutputs));
+            checkFormats(mNode->definition(), formats);
+            auto const layout = imageLayout(mNode->definition(), formats);
+            // Every shape of the profile needs a kernel. Finding out now is better than at run time; the ends stand for
+            // the rest.
+            uint32_t const capability = systemDriver().currentCapability().value_or(kAnyCapability);
+            using Desc = nvinfer1::DynamicPluginTensorDesc;
+            for (auto const end : {&Desc::min, &Desc::opt, &Desc::max})
+            {
+                auto const shapes = shapesOf(in, inputs, [&](Desc const& desc) -> auto const& { return desc.*end; });
+                mNode->plan(*formats[0].dataType, layout, shapes, capability);
+            }
+            mDataTypes.insert(*formats[0].dataType);
+            return kSuccess;
+        });
 }
 
-int32_t Plugin::onShapeChange(nvinfer1::PluginTensorDesc const* in, int32_t nbInputs, nvinfer1::PluginTensorDesc const* out,
-    int32_t nbOutputs) noexcept
+int32_t Plugin::onShapeChange(nvinfer1::PluginTensorDesc const* in, int32_t nbInputs,
+    nvinfer1::PluginTensorDesc const* out, int32_t nbOutputs) noexcept
 {
-    return guarded(kFailure, [&] {
-        checkCounts(nbInputs, nbOutputs);
-        if (systemDriver().currentCapability())
+    return guarded(kFailure,
+        [&]
         {
-            auto const inputs = static_cast<size_t>(nbInputs);
-            mLauncher.prepare(*mNode, systemDriver(), formatsOf(in, inputs, out, static_cast<size_t>(nbOutputs)),
-                shapesOf(in, inputs));
-        }
-        return kSuccess;
-    });
+            checkCounts(nbInputs, nbOutputs);
+            if (systemDriver().currentCapability())
+            {
+                auto const inputs = static_cast<size_t>(nbInputs);
+                mLauncher.prepare(*mNode, systemDriver(), formatsOf(in, inputs, out, static_cast<size_t>(nbOutputs)),
+                    shapesOf(in, inputs));
+            }
+            return kSuccess;
+        });
 }
 
 int32_t Plugin::enqueue(nvinfer1::PluginTensorDesc const* inputDesc, nvinfer1::PluginTensorDesc const* outputDesc,
     void const* const* inputs, void* const* outputs, void* /*workspace*/, cudaStream_t stream) noexcept
 {
-    return guarded(kFailure, [&] {
-        auto const& definition = mNode->definition();
-        mLauncher.launch(*mNode, systemDriver(),
-            formatsOf(inputDesc, definition.inputs.size(), outputDesc, definition.outputs.size()),
-            shapesOf(inputDesc, definition.inputs.size()), inputs, outputs, stream);
-        return kSuccess;
-    });
+    return guarded(kFailure,
+        [&]
+        {
+            auto const& definition = mNode->definition();
+            mLauncher.launch(*mNode, systemDriver(),
+                formatsOf(inputDesc, definition.inputs.size(), outputDesc, definition.outputs.size()),
+                shapesOf(inputDesc, definition.inputs.size()), inputs, outputs, stream);
+            return kSuccess;
+        });
 }
 
 nvinfer1::PluginFieldCollection const* Plugin::getFieldsToSerialize() noexcept
 {
-    return guarded<nvinfer1::PluginFieldCollection const*>(nullptr, [&] {
-        mState = mNode->serialise(systemDriver().currentCapability(), mDataTypes);
-        if (mState.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max()))
+    return guarded<nvinfer1::PluginFieldCollection const*>(nullptr,
+        [&]
         {
-            throw Error(mNode->definition().opType + " has more data than an engine's field can hold.");
-        }
-        mField = nvinfer1::PluginField{kStateField, mState.data(), nvinfer1::PluginFieldType::kUNKNOWN,
-            static_cast<int32_t>(mState.size())};
-        mFields = nvinfer1::PluginFieldCollection{1, &mField};
-        return &mFields;
-    });
+            mState = mNode->serialise(systemDriver().currentCapability(), mDataTypes);
+            if (mState.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max()))
+            {
+                throw Error(mNode->definition().opType + " has more data than an engine's field can hold.");
+            }
+            mField = nvinfer1::PluginField{
+                kStateField, mState.data(), nvinfer1::PluginFieldType::kUNKNOWN, static_cast<int32_t>(mState.size())};
+            mFields = nvinfer1::PluginFieldCollection{1, &mField};
+            return &mFields;
+        });
 }
 
 } // namespace trtdeploy

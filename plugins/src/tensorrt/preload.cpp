@@ -1,5 +1,6 @@
-// A library that does nothing but load the plugins, for programs that can only open a library: trtexec --staticPlugins, DeepStream,
-// Triton, LD_PRELOAD. The plugin library itself registers nothing when it is opened, because TensorRT registers it then.
+// A library that does nothing but load the plugins, for programs that can only open a library: trtexec --staticPlugins,
+// DeepStream, Triton, LD_PRELOAD. The plugin library itself registers nothing when it is opened, because TensorRT
+// registers it then.
 #include <NvInferRuntime.h>
 #include <NvInferVersion.h>
 #include <dlfcn.h>
@@ -29,7 +30,7 @@ __attribute__((constructor)) void loadPlugins() noexcept
         std::string const plugins = path.substr(0, path.find_last_of('/') + 1) + TRTDEPLOY_PLUGIN_LIBRARY;
         std::string const host = "libnvinfer.so." + std::to_string(NV_TENSORRT_MAJOR);
         void* const nvinfer = dlopen(host.c_str(), RTLD_LAZY);
-        using GetRegistry = nvinfer1::IPluginRegistry* (*) ();
+        using GetRegistry = nvinfer1::IPluginRegistry* (*)();
         auto const getRegistry
             = reinterpret_cast<GetRegistry>(dlsym(nvinfer != nullptr ? nvinfer : RTLD_DEFAULT, "getPluginRegistry"));
         nvinfer1::IPluginRegistry* const registry = getRegistry != nullptr ? getRegistry() : nullptr;
