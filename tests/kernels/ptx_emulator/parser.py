@@ -165,6 +165,8 @@ def _statements(body: str) -> list[str]:
             position += rest.find("\n") if "\n" in rest else len(rest)
         else:
             end = rest.find(";")
+            if rest[0] in "{}":
+                raise PtxError("A scope in braces is not supported.")
             if end < 0:
                 raise PtxError(f"Statement {rest[:80]!r} has no end.")
             statements.append(" ".join(rest[:end].split()))
