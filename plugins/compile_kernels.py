@@ -194,7 +194,7 @@ def finish(ptx: str, name: str, parameters: int, threads: int) -> str:
     Raises:
         CompileError: The text is not what is expected.
     """
-    text = "\n".join(line for line in _lines(ptx) if line.strip())
+    text = _without_unused_strings("\n".join(line for line in _lines(ptx) if line.strip()))
     entry = re.search(r"\.visible \.entry (\w+)\(\n(.*?)\n\)", text, re.DOTALL)
     if entry is None or len(re.findall(r"\.entry", text)) != 1:
         raise CompileError(f"{name}: expected one entry in the PTX.")
@@ -223,6 +223,14 @@ def _lines(ptx: str) -> Iterator[str]:
             yield code
         if in_debug and code == "  }":
             in_debug = False
+
+
+def _without_unused_strings(text: str) -> str:
+    """Drop strings that asked the compiler for its options and are left over."""
+    for line, name in re.findall(r"^(\.global .*?(\S+)\[\d+\] = \{.*\};\n)", text, re.MULTILINE):
+        if text.count(name) == 1:
+            text = text.replace(line, "")
+    return text
 
 
 def table_text(compiled: dict[str, dict[str, Compiled]]) -> str:

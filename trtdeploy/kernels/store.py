@@ -70,7 +70,7 @@ def ptx_text(launch_name: str, target: PtxTarget) -> str:
             f"Kernel {launch_name} is compiled for {', '.join(files)}, not for {target}. "
             "Build the engine without plugins: --attention native."
         )
-    path = PTX_FOLDER / files[target]["file"]
+    path: Path = PTX_FOLDER / files[target]["file"]
     try:
         content = path.read_bytes()
     except OSError as error:
