@@ -50,7 +50,7 @@ class Functions:
                 number += 1
                 unique = f"{op_type}_{number}"
             body.name = unique
-            _make_names_unique(body)
+            make_names_unique(body)
             function = ir.serde.deserialize_function(body)
             self._model.functions[function.identifier()] = function
             self._model.opset_imports.setdefault(DOMAIN, 1)
@@ -111,7 +111,7 @@ def _array(value: ir.Value) -> NDArray[Any]:
     return array
 
 
-def _make_names_unique(body: onnx.FunctionProto) -> None:
+def make_names_unique(body: onnx.FunctionProto) -> None:
     """Begin every name of a body with the function's; TensorRT-RTX 1.7 mixes up equal names of nested functions."""
     values = [*body.input, *(output for node in body.node for output in node.output if output)]
     names = {name: f"{body.name}/{name}" for name in values}

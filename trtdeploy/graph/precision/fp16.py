@@ -14,6 +14,7 @@ from trtdeploy.core.types import PassReport
 from trtdeploy.graph.plan import PassResult
 from trtdeploy.graph.precision.element_types import ElementTypes, FunctionId, is_onnx, nested_nodes
 from trtdeploy.graph.precision.islands import IslandFinder, unfit_parameters
+from trtdeploy.graph.precision.own_functions import give_own_functions
 from trtdeploy.graph.precision.regions import decoding
 from trtdeploy.graph.precision.rewrite import HALF_SUFFIX, Islands, Rewriter
 from trtdeploy.graph.precision.scores import Feeds, large_scores
@@ -68,6 +69,7 @@ class ToFp16:
             )
         self._check_patterns(model)
         model = model.clone()
+        give_own_functions(model, [node for node in model.graph if self._is_kept(node)])
         if _lacks_shapes(model):
             common.ShapeInferencePass()(model)  # the lengths of softmaxes, sums and outputs decide
         types = ElementTypes(model)

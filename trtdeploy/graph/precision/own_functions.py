@@ -1,0 +1,51 @@
+"""Gives nodes that stay FP32 functions of their own where others call the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import onnx_ir as ir
+
+from trtdeploy.attention.operations import is_operation
+from trtdeploy.graph.fuse.body import make_names_unique
+from trtdeploy.graph.precision.element_types import FunctionId
+
+_SUFFIX = "_fp32"
+
+
+def give_own_functions(model: ir.Model, nodes: Collection[ir.Node]) -> None:
+    """Let `nodes` call copies of the functions that other nodes call too, in place.
+
+    Equal blocks share a function, whose body can be FP16 or FP32 only. Operations take both.
+    """
+    shared = {node.op_identifier() for node in model.graph.all_nodes() if node not in nodes}
+    for function in model.functions.values():
+        shared |= {node.op_identifier() for node in function.all_nodes()}
+    copies: dict[FunctionId, str] = {}
+    for node in nodes:
+        identifier = node.op_identifier()
+        if identifier in model.functions and identifier in shared:
+            node.op_type = _copy(model, identifier, copies)
+
+
+def _copy(model: ir.Model, identifier: FunctionId, copies: dict[FunctionId, str]) -> str:
+    """Return the name of a copy of a function, which calls copies of the functions that it calls."""
+    domain, name, _ = identifier
+    if is_operation(domain, name):
+        return name
+    if identifier not in copies:
+        body = ir.to_proto(model.functions[identifier])
+        taken = {other for other_domain, other, _ in model.functions if other_domain == domain}
+        body.name, number = name + _SUFFIX, 1
+        while body.name in taken:
+            number += 1
+            body.name = f"{name}{_SUFFIX}_{number}"
+        copies[identifier] = body.name
+        make_names_unique(body)
+        for node in body.node:
+            called = (node.domain, node.op_type, node.overload)
+            if called in model.functions:
+                node.op_type = _copy(model, called, copies)
+        function = ir.serde.deserialize_function(body)
+        model.functions[function.identifier()] = function
+    return copies[identifier]
