@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
+import re
 import types
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +18,7 @@ from trtdeploy.kernels.expression import Expr, const
 from trtdeploy.kernels.spec import PluginSpec
 
 Sizes = list[list[int]]
+DECLARATION = re.compile(r"^\.target (\w+)|^\s*\.visible \.entry (\w+)\(", re.MULTILINE)
 GRID = ("grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z", "shared_mem")
 
 
@@ -144,7 +147,10 @@ class Walk:
                     "types": [one.type.name for one in chosen],
                     "formats": [one.format.name for one in chosen],
                     "kernel": name,
-                    "ptx": ptx.decode(),
+                    "sha256": hashlib.sha256(ptx).hexdigest(),
+                    "declares": re.findall(
+                        r"^\.target (\w+)|^\s*\.visible \.entry (\w+)\(", ptx.decode(), re.MULTILINE
+                    ),
                     "grid": [[self._value(size.seen, run) for size in grid] for run in self.case["runs"]],
                     "arguments": [
                         [self._value(arguments[i].seen, run) for i in range(len(arguments))]

@@ -99,6 +99,8 @@ def cases() -> list[dict[str, Any]]:
 @functools.cache
 def walked(version: str, target: str = "sm80", mutation: str | None = None) -> list[Any]:
     chosen = [case for case in cases() if target in runs_on(case["op_type"])]
+    if mutation:  # both types are launched alike; one is enough to notice
+        chosen = [case for case in chosen if case["data_type"] == "float16"]
     order = {"target": target, "cases": chosen, "mutation": mutation}
     results = trt_bindings.run(version, SCRIPT, "walk", order)
     return list(zip(chosen, results, strict=True))
@@ -167,8 +169,8 @@ def check(case: dict[str, Any], result: Any, target: str) -> None:
     for one, (_, _, launch) in zip(result["launches"], expected, strict=True):
         assert set(one["types"]) == {kind}
         assert one["kernel"] == launch["entry"]
-        assert one["ptx"] == store.ptx_text(launch["name"], target)
-        assert f".entry {one['kernel']}(" in one["ptx"]
+        assert one["sha256"] == launch["ptx"][target]["sha256"]
+        assert one["declares"] == [[target.replace("sm", "sm_"), ""], ["", one["kernel"]]]
         for index, run in enumerate(case["runs"]):
             grid = [compute(size, run, attributes) for size in launch["grid"]]
             assert one["grid"][index] == [*grid, launch["block"], 1, 1, launch["shared_bytes"]], (launch["name"], run)
@@ -190,7 +192,6 @@ def test_sm75_plugins_take_their_own_kernels() -> None:
     assert {case["op_type"] for case, _ in results} == set(plugin_specs()) - {"TrtdeployScaledDotProduct"}
     for case, result in results:
         check(case, result, "sm75")
-    assert all(".target sm_75" in one["ptx"] for _, result in results for one in result["launches"])
 
 
 def test_what_a_network_leaves_open_takes_launches_without_conditions_on_it() -> None:
@@ -263,12 +264,13 @@ def test_types_without_kernels_are_refused(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", trt_bindings.VERSIONS)
-@pytest.mark.parametrize("epsilon", [1e-4, -1e-4, 3.4e38, -3.4e38, 1e-45, -0.0])
-def test_the_bits_of_a_float_reach_the_arguments_as_they_are(version: str, epsilon: float) -> None:
-    (result,) = answers(case_of("TrtdeploySimAMGate", attributes={"epsilon": [epsilon]}), version=version)
-    for launch in result["launches"]:
-        (arguments,) = launch["arguments"]
-        assert struct.pack("=i", arguments[-1]) == np.float32(epsilon).tobytes()
+def test_the_bits_of_a_float_reach_the_arguments_as_they_are(version: str) -> None:
+    numbers = (1e-4, -1e-4, 3.4e38, -3.4e38, 1e-45, -0.0)
+    results = answers(*(case_of("TrtdeploySimAMGate", attributes={"epsilon": [x]}) for x in numbers), version=version)
+    for number, result in zip(numbers, results, strict=True):
+        for launch in result["launches"]:
+            (arguments,) = launch["arguments"]
+            assert struct.pack("=i", arguments[-1]) == np.float32(number).tobytes()
 
 
 def test_versions_without_ahead_of_time_plugins_are_refused() -> None:
