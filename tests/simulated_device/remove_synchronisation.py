@@ -33,7 +33,7 @@ FILES = ("test_device_session.py", "test_device_arrays.py", "test_device_failure
 LIMIT_S = 60.0
 
 TABLE = [
-    ("context.py", ".reshape(output.shape).copy()", ".reshape(output.shape)", "outputs are copied out of the buffer"),
+    ("binding.py", ".reshape(output.shape).copy()", ".reshape(output.shape)", "outputs are copied out of the buffer"),
     (
         "context.py",
         "self._bindings[shape] = binding",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trtdeploy.backends.device.libraries import DTYPES, Libraries, output_allocator
 from trtdeploy.backends.device.profiles import Profile, Shape
@@ -109,6 +110,13 @@ class Binding:
         else:
             self._enqueue()
         self._runs += 1
+
+    def read(self) -> dict[str, NDArray[Any]]:
+        """Return the outputs of a run that is over, in memory of their own: the next run overwrites the buffer."""
+        return {
+            output.name: self.memory[output.offset :][: output.size].view(output.dtype).reshape(output.shape).copy()
+            for output in self.outputs
+        }
 
     def release(self) -> None:
         """Free graph and buffers; nothing of them may be running. The execution context is left for another shape."""

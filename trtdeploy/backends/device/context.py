@@ -79,14 +79,7 @@ class DeviceContext:
                     self._cuda.copy(target, source, binding.outputs_size, "DeviceToHost", self.stream)
                 self._cuda.record(self._done, self.stream)
                 self._cuda.synchronise(self._done)
-            # the buffer is overwritten by the next run; what is returned belongs to the caller
-            return {
-                output.name: binding.memory[output.offset :][: output.size]
-                .view(output.dtype)
-                .reshape(output.shape)
-                .copy()
-                for output in binding.outputs
-            }
+            return binding.read()
 
     def infer_device(self, images: object, stream: object = None) -> dict[str, interop.DeviceArray]:
         """Run one batch that is in device memory already, and leave the outputs there.
@@ -116,8 +109,7 @@ class DeviceContext:
             binding = self.bind(batch.shape)
             block = interop.Block(self._cuda, binding.outputs_size, handle)
             with self._session.guard():
-                producer = batch.producer if handle is None else handle
-                if producer is not None:
+                for producer in {stream for stream in (batch.producer, handle) if stream is not None}:
                     self._cuda.record(self._produced, producer)
                     self._cuda.wait_event(self.stream, self._produced)
                 self._cuda.copy(binding.device, batch.pointer, binding.input_size, "DeviceToDevice", self.stream)
