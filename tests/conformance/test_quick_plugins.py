@@ -14,7 +14,7 @@ import trt_bindings
 from quick_protocol import MUTATIONS
 
 from trtdeploy.attention.plugins import plugin_specs
-from trtdeploy.backends.quick_plugins import register_quick_plugins, supports_quick_plugins
+from trtdeploy.backends.quick_plugins import ptx_target, register_quick_plugins, supports_quick_plugins
 from trtdeploy.core.errors import BuildError
 from trtdeploy.kernels import store
 
@@ -280,3 +280,9 @@ def test_versions_without_ahead_of_time_plugins_are_refused() -> None:
         assert not supports_quick_plugins(module)
         with pytest.raises(BuildError, match=r"has no quick plugins (?s:.)*expected tensorrt 10\.9 or newer"):
             register_quick_plugins(module, plugin_specs().values())
+
+
+def test_each_gpu_gets_the_newest_kernels_that_run_on_it() -> None:
+    assert [ptx_target(gpu) for gpu in ((7, 5), (8, 0), (8, 7), (12, 1))] == ["sm75", "sm80", "sm80", "sm80"]
+    with pytest.raises(BuildError, match=r"compute capability 7\.5 or newer; this one has 7\.2"):
+        ptx_target((7, 2))

@@ -179,8 +179,8 @@ def register_quick_plugins(
     Args:
         tensorrt: The module `tensorrt`.
         specs: The operations.
-        target: Which PTX goes into engines that are built from now on: `sm80` for GPUs of compute capability 8.0 and
-            newer, `sm75` for 7.5. An operation without kernels for it is left out.
+        target: Which PTX goes into engines that are built from now on; see `ptx_target`. An operation without kernels
+            for it is left out.
 
     Returns:
         The plugins: operator, version and namespace.
@@ -207,6 +207,21 @@ def register_quick_plugins(
             _registered[op_type] = plugin
         found.append((op_type, PLUGIN_VERSION, NAMESPACE))
     return found
+
+
+def ptx_target(compute_capability: tuple[int, int]) -> PtxTarget:
+    """Return which PTX serves a GPU: the driver compiles it for that GPU and any newer one.
+
+    Raises:
+        BuildError: The GPU is older than 7.5.
+    """
+    if compute_capability < (7, 5):
+        major, minor = compute_capability
+        raise BuildError(
+            f"Kernels need a GPU of compute capability 7.5 or newer; this one has {major}.{minor}. Build the engine "
+            "without plugins: --attention native."
+        )
+    return "sm80" if compute_capability >= (8, 0) else "sm75"
 
 
 def supports_quick_plugins(tensorrt: Any) -> bool:
