@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,3 +27,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def apis() -> dict[str, Any]:
     """Return the API of each version, by version, as trt_api.dump makes it."""
     return {version: trt_bindings.run(version, BINDINGS / "trt_api.py", "dump") for version in trt_bindings.VERSIONS}
+
+
+@pytest.fixture(scope="session")
+def all_apis(apis: dict[str, Any]) -> dict[str, Any]:
+    """Return `apis` with TensorRT-RTX's, which has packages for x86-64 only."""
+    if importlib.util.find_spec("tensorrt_rtx") is None:
+        return apis
+    return apis | {trt_bindings.RTX: trt_bindings.run(trt_bindings.RTX, BINDINGS / "trt_api.py", "dump")}
