@@ -28,7 +28,7 @@ PACKAGE = ROOT / "trtdeploy" / "backends" / "device"
 TESTS = ROOT / "tests" / "backends" / "device"
 WAITS = {"record", "synchronise", "synchronise_stream", "wait_event"}
 """Methods of `Cuda` that order work."""
-FILES = ("test_device_session.py", "test_device_arrays.py", "test_device_failures.py")
+FILES = ("test_device_arrays.py", "test_device_session.py", "test_device_failures.py")
 """In the order in which they are likely to notice."""
 LIMIT_S = 60.0
 
@@ -101,24 +101,21 @@ def mutations() -> list[Mutation]:
     found = []
     for path in sorted(PACKAGE.glob("*.py")):
         text = path.read_text()
-        lines = text.splitlines(keepends=True)
         for call in _waits(ast.parse(text)):
-            changed = list(lines)
-            first, last = call.lineno - 1, (call.end_lineno or call.lineno) - 1
-            indent = lines[first][: call.col_offset]
-            changed[first : last + 1] = [f"{indent}pass\n"]
-            what = " ".join(line.strip() for line in lines[first : last + 1])
-            found.append(Mutation(path.name, call.lineno, what, "".join(changed)))
+            what = ast.get_source_segment(text, call) or ""
+            lines = text.splitlines(keepends=True)
+            start = sum(map(len, lines[: call.lineno - 1])) + call.col_offset
+            assert text.startswith(what, start), "only ASCII may precede a call in its line"
+            source = text[:start] + "None" + text[start + len(what) :]
+            found.append(Mutation(path.name, call.lineno, " ".join(what.split()), source))
     return found + [_from_table(*row) for row in TABLE]
 
 
-def _waits(tree: ast.Module) -> Iterator[ast.Expr]:
-    """Yield the statements that only order work; the seam's own definitions are none."""
+def _waits(tree: ast.Module) -> Iterator[ast.Call]:
+    """Yield the calls that order work."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            function = node.value.func
-            if isinstance(function, ast.Attribute) and function.attr in WAITS:
-                yield node
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in WAITS:
+            yield node
 
 
 def _from_table(file: str, old: str, new: str, what: str) -> Mutation:

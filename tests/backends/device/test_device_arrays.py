@@ -35,6 +35,7 @@ class TestOrder:
                 batch = images(seed, 2)
                 caller.write(array, batch)
                 outputs = context.infer_device(array, stream=caller.stream)
+                assert outputs["boxes"].__cuda_array_interface__["stream"] == caller.stream
                 caller.write(array, np.zeros_like(batch))
                 check(caller.read(outputs), batch)
 
@@ -329,15 +330,25 @@ class TestStreams:
     @pytest.mark.parametrize(
         ("stream", "handle"),
         [
-            (0, 0),
+            (0, LEGACY_STREAM),
             (4711, 4711),
             (SimpleNamespace(handle=5), 5),
             (SimpleNamespace(ptr=6), 6),
+            (SimpleNamespace(cuda_stream=0), LEGACY_STREAM),
             (SimpleNamespace(cuda_stream=7, ptr=0), 7),
             (SimpleNamespace(__cuda_stream__=lambda: (0, 8), handle=object()), 8),
             (SimpleNamespace(__cuda_stream__=(0, 9)), 9),
         ],
-        ids=["default", "integer", "pycuda", "CuPy", "PyTorch", "cuda.core", "cuda.core before 1.0"],
+        ids=[
+            "default",
+            "integer",
+            "pycuda",
+            "CuPy",
+            "PyTorch's default",
+            "PyTorch",
+            "cuda.core",
+            "cuda.core before 1.0",
+        ],
     )
     def test_streams_of_other_libraries(self, stream: object, handle: int) -> None:
         assert stream_handle(stream) == handle

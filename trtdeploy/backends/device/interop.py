@@ -110,18 +110,20 @@ class Block:
 def stream_handle(stream: object) -> int:
     """Return the handle of a CUDA stream: an integer, or a stream of cuda-python, PyTorch, CuPy or pycuda.
 
+    The default stream, which has the handle 0 too, is named by the one that cannot be taken for "none".
+
     Raises:
         UsageError: It is neither.
     """
     if isinstance(stream, int) and not isinstance(stream, bool) and stream >= 0:
-        return stream
+        return stream or LEGACY_STREAM
     protocol = getattr(stream, "__cuda_stream__", None)
     if protocol is not None:
-        return int((protocol() if callable(protocol) else protocol)[1])
+        return int((protocol() if callable(protocol) else protocol)[1]) or LEGACY_STREAM
     for name in ("cuda_stream", "ptr", "handle"):  # PyTorch, CuPy, pycuda
         handle = getattr(stream, name, None)
         if isinstance(handle, int):
-            return handle
+            return handle or LEGACY_STREAM
     raise UsageError(
         f"{stream!r} is not a CUDA stream. Give its handle as an integer, or a stream of cuda-python, PyTorch, CuPy or "
         "pycuda."
