@@ -75,3 +75,14 @@ def test_a_failure_in_the_child_comes_with_its_traceback(tmp_path: Path) -> None
     script.write_text("def fail(trt, argument):\n    trt.BuilderFlag.NO_SUCH_FLAG\n")
     with pytest.raises(AssertionError, match=r"failing\.py:fail failed under TensorRT 11(?s:.)*NO_SUCH_FLAG"):
         trt_bindings.run("11.4.0.106", script, "fail")
+
+
+def test_what_is_missing_is_said_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert trt_bindings.missing() is None
+    monkeypatch.setattr(trt_bindings, "compiler", lambda: None)
+    assert "no C compiler" in str(trt_bindings.missing())
+    monkeypatch.setattr(trt_bindings, "ROOT", tmp_path)
+    assert "10.13.3.9, 10.16.1.11, 11.4.0.106 not in" in str(trt_bindings.missing())
+    assert str(trt_bindings.missing()).endswith("install.py`")
+    monkeypatch.setattr(trt_bindings, "unsupported", lambda: "a platform without wheels")
+    assert trt_bindings.missing() == "a platform without wheels"

@@ -29,7 +29,7 @@ _registered: dict[str, QuickPlugin] = {}
 
 
 class QuickPlugin:
-    """One operation as the four functions that `tensorrt.plugin` takes.
+    """One operation as the three functions that `tensorrt.plugin` takes.
 
     Tactic `i + 1` is the spec's launch `i`, so that TensorRT times all launches that a layer can take. Conditions on
     sizes hold only where a size is fixed in the network: a kernel serves all profiles.
