@@ -20,6 +20,8 @@ _TILES: tuple[tuple[DataType, int, int, int], ...] = (
 
 
 def _variant(data_type: DataType, width: int, queries: int, keys: int, *, wide: bool) -> Variant:
+    if not wide:
+        keys = min(keys, 32)  # single elements of K need registers for their addresses; more keys spill
     return Variant(
         tag=f"d{width}{'_wide' if wide else ''}",
         data_types=(data_type,),
