@@ -13,6 +13,7 @@ import pytest
 
 from trtdeploy.api import gate as api_gate
 from trtdeploy.api.gate import Gate, frame_sizes
+from trtdeploy.core.engine_info import PlanInfo, ProfileInfo
 from trtdeploy.core.types import Size
 from trtdeploy.engine import gate as engine_gate
 from trtdeploy.engine.gate import GateReport
@@ -163,6 +164,20 @@ def test_frames_have_several_shapes_where_the_engine_leaves_them_open(
     tensor = msgspec.structs.replace(subject.info.inputs[0], shape=shape)
     info = msgspec.structs.replace(subject.info, input_kind="frames", inputs=[tensor])
     assert frame_sizes(info) == sizes
+
+
+def test_only_shapes_that_an_optimization_profile_allows_are_run(subject: Any) -> None:
+    profiles = [
+        ProfileInfo(name="day", min=(1, 288, 288, 3), opt=(2, 320, 320, 3), max=(4, 320, 320, 3)),
+        ProfileInfo(name="night", min=(1, 352, 352, 3), opt=(1, 352, 352, 3), max=(1, 352, 352, 3)),
+    ]
+    info = msgspec.structs.replace(subject.info, plan=PlanInfo(profiles=profiles))
+    gate = object.__new__(Gate)
+    gate.__dict__.update(subject.gate.__dict__ | {"_info": info})
+    report = gate.check(subject.engine.opener(faults.fair))
+    assert report.verdict == "passed"
+    shapes = {batch.split(", ")[0] for batch in report.batches}
+    assert shapes == {f"{batch} at {size}x{size}" for size in (288, 320) for batch in (1, 2, 4)} | {"1 at 352x352"}
 
 
 def test_no_two_batches_in_a_row_are_the_same(subject: Any) -> None:

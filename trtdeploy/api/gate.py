@@ -90,9 +90,9 @@ class Gate:
         return tally.report([image.name for image in self._images], kept_fp32)
 
     def _check_size(self, infer: Infer, size: Size, tally: Tally) -> None:
-        batches = []
-        for batch in dict.fromkeys((self._info.batch_min, self._info.batch_opt, self._info.batch_max)):
-            if batch > self._info.batch_min and batch * size.height * size.width > MAX_PIXELS:
+        batches: list[int] = []
+        for batch in batches_of(self._info, size):
+            if batches and batch * size.height * size.width > MAX_PIXELS:
                 tally.skip(batch, size, f"more than {MAX_PIXELS >> 20} million pixels")
             else:
                 batches.append(batch)
@@ -181,9 +181,13 @@ class Gate:
     def _sizes(self) -> list[Size]:
         """Return the sizes to try, the usual one first."""
         info = self._info
-        if info.input_kind == "canvas":
-            return list(dict.fromkeys((info.sizes.opt, info.sizes.min, info.sizes.max)))
-        return frame_sizes(info)
+        profiles = [] if info.plan is None else info.plan.profiles
+        if info.input_kind == "frames":
+            wanted = frame_sizes(info)
+        else:
+            own = [Size(*shape[1:3]) for p in profiles for shape in (p.opt, p.min, p.max)]
+            wanted = list(dict.fromkeys([info.sizes.opt, info.sizes.min, info.sizes.max, *own]))
+        return [size for size in wanted if batches_of(info, size)]
 
     @property
     def _detects(self) -> bool:
@@ -197,6 +201,18 @@ class _Batch:
     images: list[int]
     size: Size
     outputs: Outputs
+
+
+def batches_of(info: EngineInfo, size: Size) -> list[int]:
+    """Return the batches to try at `size`: smallest, usual and largest, of the optimization profiles that allow it."""
+    if info.plan is None or not info.plan.profiles:
+        return list(dict.fromkeys((info.batch_min, info.batch_opt, info.batch_max)))
+    found = []
+    for profile in info.plan.profiles:
+        low, high = Size(*profile.min[1:3]), Size(*profile.max[1:3])
+        if low.fits(size) and size.fits(high):
+            found += [profile.min[0], profile.opt[0], profile.max[0]]
+    return sorted(dict.fromkeys(found))
 
 
 def frame_sizes(info: EngineInfo) -> list[Size]:

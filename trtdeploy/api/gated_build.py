@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,7 +80,7 @@ def _build_and_check(
     from trtdeploy.graph.reference import ReferenceRunError
 
     images = gate_images(options, images_wanted(draft.largest_batch))
-    info = draft.build(staging.path, _NOT_YET)
+    info = _build(draft, staging.path)
     step("gate")
     try:
         gate = Gate(draft.reference(), info, images, options.tolerance or Tolerance.of(draft.precision))
@@ -121,7 +121,7 @@ def _second_try(
     def passes(kept: list[Block]) -> bool:
         step(f"second try: {len(kept)} of {len(blocks)} blocks in FP32")
         try:
-            built = draft.build(trial, _NOT_YET, names_of(kept))
+            built = _build(draft, trial, names_of(kept))
         except BuildError:
             return False  # of a mixture that the builder does not take, others may still do
         return gate.check(lambda: _open(draft, trial, built)).verdict != "failed"
@@ -132,9 +132,15 @@ def _second_try(
         failure = f"it is not a matter of FP16: with all {len(blocks)} blocks in FP32 it fails too"
         return info, replace(report, failures=(report.reason, failure, *report.failures[1:]))
     step(f"second try: {', '.join(block.name for block in found)} in FP32")
-    info = draft.build(staging.path, _NOT_YET, names_of(found))
+    info = _build(draft, staging.path, names_of(found))
     kept = [block.name for block in found]
     return info, gate.check(lambda: _open(draft, staging.path, info), kept)
+
+
+def _build(draft: Draft, path: Path, keep: Collection[str] = ()) -> EngineInfo:
+    """Build an engine and return its metadata, with what the builder added."""
+    draft.build(path, _NOT_YET, keep)
+    return read_info(path)
 
 
 @contextlib.contextmanager
