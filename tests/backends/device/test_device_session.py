@@ -119,7 +119,10 @@ class TestGraphs:
             context.infer(images(1))
             assert machine.calls.count("cudaGraphLaunch") == 5, "the first shape still has"
 
-    def test_a_network_that_cannot_be_captured_runs_without_a_graph_and_is_asked_once(self, tmp_path: Path) -> None:
+    def test_a_network_that_cannot_be_captured_runs_without_a_graph_and_is_asked_once(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO", "trtdeploy.backends")
         traits = Traits(capturable=False)
         with Machine("random") as machine, opened(machine, tmp_path, traits) as session:
             context = session.create_context()
@@ -128,6 +131,7 @@ class TestGraphs:
                 check(context.infer(batch), batch)
             assert machine.calls.count("cudaStreamBeginCapture") == 1
             assert machine.calls.count("cudaGraphLaunch") == 0
+        assert "Input [1, 128, 128, 3] runs without a CUDA graph: " in caplog.text
 
     @pytest.mark.parametrize("order", ORDERS)
     def test_more_shapes_than_are_kept_are_right_too(self, tmp_path: Path, order: str) -> None:

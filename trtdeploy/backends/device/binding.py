@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from trtdeploy.backends.device.libraries import DTYPES, Libraries, output_allocator
 from trtdeploy.backends.device.profiles import Profile, Shape
 from trtdeploy.core.errors import EngineError
+
+logger = logging.getLogger("trtdeploy.backends")
 
 _ALIGNMENT = 256
 
@@ -136,10 +139,11 @@ class Binding:
         try:
             self._enqueue()
             self._graph = self._cuda.end_capture(self._stream)
-        except EngineError:
+        except EngineError as error:
             # some layers cannot be captured: run this shape without a graph from now on
             self._cuda.abandon_capture(self._stream)
             self.capturable = False
+            logger.info("Input %s runs without a CUDA graph: %s", list(self.shape), error)
 
     def _enqueue(self) -> None:
         if not self.context.execute_async_v3(self._stream):

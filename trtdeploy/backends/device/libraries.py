@@ -61,7 +61,7 @@ def load_libraries(library: Library, needed_for: str) -> Libraries:
 
 
 class ErrorLog:
-    """The errors and warnings that TensorRT logs for one session, instead of printing them.
+    """The errors that TensorRT logs for one session, instead of printing them.
 
     Attributes:
         sink: The `ILogger` for the runtime. TensorRT calls it from its own threads.
@@ -69,19 +69,14 @@ class ErrorLog:
 
     def __init__(self, trt: Any) -> None:
         self._errors: deque[str] = deque(maxlen=_KEPT_ERRORS)
-        self._warnings: deque[str] = deque(maxlen=_KEPT_ERRORS)
-        self.sink = _sink(trt, self._errors.append, self._warnings.append)
+        self.sink = _sink(trt, self._errors.append)
 
     def take(self) -> list[str]:
         """Return the errors since the last call, oldest first, and forget them."""
         return [self._errors.popleft() for _ in range(len(self._errors))]
 
-    def take_warnings(self) -> list[str]:
-        """Return the warnings since the last call, oldest first, and forget them."""
-        return [self._warnings.popleft() for _ in range(len(self._warnings))]
 
-
-def _sink(trt: Any, on_error: Callable[[str], None], on_warning: Callable[[str], None]) -> Any:
+def _sink(trt: Any, on_error: Callable[[str], None]) -> Any:
     levels = trt.ILogger.Severity
 
     class Sink(trt.ILogger):  # type: ignore[misc]
@@ -91,8 +86,6 @@ def _sink(trt: Any, on_error: Callable[[str], None], on_warning: Callable[[str],
         def log(self, severity: Any, msg: str) -> None:
             if severity in {levels.INTERNAL_ERROR, levels.ERROR}:
                 on_error(msg)
-            elif severity == levels.WARNING:
-                on_warning(msg)
 
     return Sink()
 

@@ -102,8 +102,9 @@ class DeviceSession:
         if self.engine is None:
             raise EngineError(f"{self.path}: the engine is closed.")
         if self._failure is not None:
+            reason = str(self._failure) or f"{type(self._failure).__name__}."
             raise EngineError(
-                f"{self.path}: the device failed in an earlier run: {self._failure} Nothing more is started."
+                f"{self.path}: an earlier run on the device did not end: {reason} Nothing more is started."
             ) from self._failure
         with self.libraries.cuda.current():
             yield
