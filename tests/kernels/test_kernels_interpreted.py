@@ -70,6 +70,12 @@ def test_a_bug_that_no_longer_applies_fails_loudly() -> None:
         interpret([gone.job()])
 
 
+def test_a_launch_that_promises_a_multiple_that_is_none_is_caught() -> None:
+    job = {"launch": "trtdeploy_simam_gate_f32_linear_512_wide", "shapes": [(1, 2, 5, 3)], "special": "", "seed": 0}
+    (result,) = interpret([job])
+    assert result["violation"].endswith("promises that HW is a multiple of 4, but it is 15")
+
+
 def test_the_same_work_is_the_same_in_another_order_of_the_programs() -> None:
     job = {"launch": "trtdeploy_coord_gate_f32_linear_32", "special": "", "seed": 0}
     shapes = [(1, 2, 40, 9), (1, 2, 40, 1), (1, 2, 1, 9)]
