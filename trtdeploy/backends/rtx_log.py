@@ -79,24 +79,33 @@ def parse_kernels(messages: Iterable[str]) -> tuple[Kernel, ...]:
     return tuple(kernels)
 
 
-def parse_bytes(messages: Iterable[str], label: str) -> int:
+def parse_bytes(messages: Iterable[str], label: str, lines: int = 1) -> int:
     """Return the number of bytes that the log states as `label`, such as `Total Activation Memory`.
 
+    Args:
+        messages: The log's messages.
+        label: How the lines start.
+        lines: How many there are; the largest number counts. Activations have one for each profile.
+
     Raises:
-        BuildError: The line is missing, there twice, or has another form than expected.
+        BuildError: There is another number of lines, or one has another form than expected.
     """
     found = [text for text in messages if text.startswith(label)]
-    if len(found) != 1:
-        raise _unknown_format(f"{len(found)} messages that start with {label!r}", "exactly one")
-    match = re.fullmatch(re.escape(label) + r": (\d+) bytes", found[0].strip())
-    if match is None:
-        raise _unknown_format(repr(found[0][:200]), f"'{label}: N bytes'")
-    return int(match[1])
+    if len(found) != lines:
+        raise _unknown_format(f"{len(found)} messages that start with {label!r}", f"exactly {lines}")
+    return max(_bytes_of(text, label) for text in found)
 
 
 def is_fact(text: str) -> bool:
     """Return whether a message of the log is one that `parse_kernels` or `parse_bytes` reads."""
     return text.startswith((LAYERS, ACTIVATION, WEIGHTS))
+
+
+def _bytes_of(text: str, label: str) -> int:
+    match = re.fullmatch(re.escape(label) + r": (\d+) bytes", text.strip())
+    if match is None:
+        raise _unknown_format(repr(text[:200]), f"'{label}: N bytes'")
+    return int(match[1])
 
 
 def _parse_entry(line: str) -> Kernel:

@@ -284,7 +284,7 @@ def _with_figures(plan: PlanInfo, result: Mapping[str, Any]) -> PlanInfo:
         kernels=len(kernels),
         launches=sum(kernel.is_launch for kernel in kernels),
         mha=sum(kernel.is_mha for kernel in kernels),
-        activation_bytes=parse_bytes(result["messages"], ACTIVATION),
+        activation_bytes=parse_bytes(result["messages"], ACTIVATION, len(plan.profiles)),
         weights_bytes=parse_bytes(result["messages"], WEIGHTS),
     )
 
