@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trtdeploy.backends import onnxruntime, openvino, registry
+from trtdeploy.backends import onnxruntime, openvino, registry, tensorrt, tensorrt_rtx
 from trtdeploy.backends.base import SessionOptions
 from trtdeploy.core.errors import MissingDependencyError, UsageError
 
@@ -42,8 +42,38 @@ def test_backend_that_is_named_is_taken_or_refused(monkeypatch: pytest.MonkeyPat
         registry.choose("openvino")
 
 
+def test_auto_takes_tensorrt_where_its_engines_run_and_never_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (tensorrt, tensorrt_rtx):
+        monkeypatch.setattr(module, "is_installed", lambda name: True)
+        monkeypatch.setattr(module, "version_of", lambda *names: "10.16.1.11")
+        monkeypatch.setattr(module, "why_no_gpu", lambda: "there is no NVIDIA GPU here.")
+    assert registry.choose()[0].name == "openvino"
+    monkeypatch.setattr(tensorrt_rtx, "why_no_gpu", lambda: "")
+    assert registry.choose()[0].name == "tensorrt-rtx"
+    monkeypatch.setattr(tensorrt, "why_no_gpu", lambda: "")
+    assert registry.choose()[1] == "tensorrt 10.16.1.11: the fastest on an NVIDIA GPU."
+
+
+@pytest.mark.parametrize("version", ["8.6.1.6", "9.3.0", "12.0.0.1"])
+def test_tensorrt_of_a_version_that_is_not_supported_is_refused(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt, "is_installed", lambda name: True)
+    monkeypatch.setattr(tensorrt, "version_of", lambda *names: version)
+    with pytest.raises(UsageError, match=rf"TensorRT {version} is not supported, expected 10.0 to 11.x: pip install"):
+        registry.choose("tensorrt")
+
+
+def test_missing_tensorrt_has_the_pip_line_and_says_what_to_do_on_a_jetson(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt, "is_installed", lambda name: False)
+    with pytest.raises(
+        MissingDependencyError, match=r"pip install tensorrt-cu13 .*tensorrt-cu12.*--system-site-packages"
+    ):
+        registry.choose("tensorrt")
+
+
 def test_unknown_backend_lists_those_there_are() -> None:
-    with pytest.raises(UsageError, match=r"no backend 'cuda'\. Choose one of onnxruntime, openvino, or auto"):
+    with pytest.raises(
+        UsageError, match=r"no backend 'cuda'\. Choose one of onnxruntime, openvino, tensorrt, tensorrt-rtx, or auto"
+    ):
         registry.get("cuda")
 
 

@@ -91,8 +91,16 @@ class Draft:
             BuildError: The backend refused the model.
             SinkError: The engine cannot be written.
         """
+        from trtdeploy.attention.plugins import plugin_specs
+        from trtdeploy.backends.tensorrt import takes_bodies_first
+        from trtdeploy.graph.dispatch import strip_bodies
+
         model = self.finish(keep)
         info = msgspec.structs.replace(self._info(model), gate=gate)
+        if self.backend.name == "tensorrt" and takes_bodies_first(
+            self._options.tensorrt, self.backend.availability().version
+        ):
+            model = strip_bodies(model, plugin_specs())
         self._step(f"build ({self.backend.name})")
         self.backend.build(model, info, target, self._step, self._options.tensorrt)
         return info

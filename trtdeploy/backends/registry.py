@@ -70,12 +70,14 @@ def choose(name: str = AUTO) -> tuple[Backend, str]:
     16 bits.
 
     Raises:
-        UsageError: There is no backend `name`.
+        UsageError: There is no backend `name`, or it is installed in a version that is not supported.
         MissingDependencyError: It is not usable here, or with `auto` none is.
     """
     if name != AUTO:
         backend = get(name)
         available = backend.availability()
+        if not available.usable and available.version is not None:
+            raise UsageError(f"--backend {name}: {available.reason}")
         if not available.usable:
             raise MissingDependencyError(name, f"--backend {name}", _install(name))
         return backend, f"{name} {available.version or ''}".strip() + ", as asked."

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trtdeploy.backends.base import Session
 
 _FIRST, _AFTER = (10, 0), (12, 0)
-_FIRST_QUICK_PLUGINS = (10, 9)
+_FIRST_PLUGINS_BEFORE_BODIES = (10, 7)
 _DISTRIBUTIONS = (
     "tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings",
 )  # fmt: skip
@@ -107,6 +107,10 @@ class TensorRtBackend:
         """
         asked = request.options.attention
         no_plugins = _why_no_plugins(model, version)
+        if asked == "auto" and not no_plugins and version < _FIRST_PLUGINS_BEFORE_BODIES:
+            no_plugins = (
+                "TensorRT before 10.7 takes either bodies or plugins from a file; --attention plugin gives these."
+            )
         if asked == "plugin" and no_plugins:
             raise BuildError(f"--attention plugin: {no_plugins} Build with --attention native.")
         if asked != "auto" or no_plugins:
@@ -150,6 +154,11 @@ class TensorRtBackend:
         return precision_note(precision)
 
 
+def takes_bodies_first(options: TensorRtOptions, version: str | None) -> bool:
+    """Return whether this TensorRT would take an operation's body although its plugin is wanted."""
+    return options.attention == "plugin" and version is not None and numbers_of(version) < _FIRST_PLUGINS_BEFORE_BODIES
+
+
 def numbers_of(version: str) -> tuple[int, ...]:
     """Return the numbers that a version starts with."""
     return tuple(int(part) for part in re.findall(r"\d+", version)[:4])
@@ -170,15 +179,19 @@ def _faster(seconds: dict[str, float]) -> tuple[str, str]:
 def _why_no_plugins(model: ir.Model, version: tuple[int, ...]) -> str:
     """Return in a sentence why no plugin can be used; empty where one can."""
     from trtdeploy.attention.plugins import plugin_specs
+    from trtdeploy.backends.plugin_library import find_plugin_library
+    from trtdeploy.backends.quick_plugins import FIRST_VERSION
     from trtdeploy.kernels.spec import NAMESPACE
 
     specs = plugin_specs()
     nodes = [*model.graph.all_nodes(), *(node for body in model.functions.values() for node in body.all_nodes())]
     if not any(node.op_type in specs and node.domain == NAMESPACE for node in nodes):
         return "the model has no operation that there are plugins for."
-    if version < _FIRST_QUICK_PLUGINS:
-        installed = ".".join(map(str, version[:2]))
-        return f"TensorRT {installed} takes no kernels compiled ahead of time, which came with 10.9."
+    if version < FIRST_VERSION:
+        try:
+            find_plugin_library(".".join(map(str, version)))
+        except MissingDependencyError as error:
+            return f"TensorRT before 10.9 takes no kernels compiled ahead of time. {error}"
     return ""
 
 

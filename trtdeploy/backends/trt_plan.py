@@ -97,6 +97,7 @@ def write_plan_of(model: ir.Model, request: PlanRequest, target: Path, progress:
             "cache": None if request.cache is None else str(request.cache),
             "inspect": request.inspects,
             "attention": request.attention[0],
+            "gpu": request.gpu,
         }
         result = _run(
             request, onnx_path, shapes, _corners(name, profiles) if request.probes else [], settings, progress
@@ -133,7 +134,7 @@ def build_plan(
         alone = {"targets": settings["targets"]}
         _accept(PlanBuild(library, path, [profile], alone, lambda _step: None).run(), title, what)
     if settings["attention"] == "plugin":
-        _register_plugins(library)
+        _register_plugins(library, settings["gpu"])
     report(f"{title}: building the plan")
     result = PlanBuild(library, path, profiles, settings, report).run()
     _accept(result, title, "the optimum" if probes else "")
@@ -249,14 +250,19 @@ def _accept(result: Mapping[str, Any], title: str, what: str) -> None:
     raise BuildError(f"{title} refused {subject.rstrip(',')}.{advice}\n  " + "\n  ".join(lines))
 
 
-def _register_plugins(library: str) -> None:
+def _register_plugins(library: str, gpu: str) -> None:
     """Define the plugins of all operations with kernels in the library's registry."""
     from importlib import import_module
 
     from trtdeploy.attention.plugins import plugin_specs
-    from trtdeploy.backends.quick_plugins import register_quick_plugins
+    from trtdeploy.backends.plugin_library import load_plugin_library
+    from trtdeploy.backends.quick_plugins import FIRST_VERSION, register_quick_plugins
 
-    register_quick_plugins(import_module(library), plugin_specs().values())
+    trt = import_module(library)
+    if tuple(int(part) for part in str(trt.__version__).split(".")[:2]) < FIRST_VERSION:
+        load_plugin_library(trt)
+    else:
+        register_quick_plugins(trt, plugin_specs().values(), "sm75" if gpu == "sm75" else "sm80")
 
 
 def _noted(options: TensorRtOptions) -> list[str]:

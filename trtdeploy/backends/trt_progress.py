@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from trtdeploy.backends.base import Progress
@@ -16,7 +16,7 @@ _MIN_STEPS = 4
 @dataclass
 class _Phase:
     steps: int
-    started_s: float = field(default_factory=time.monotonic)
+    started_s: float
 
 
 class ProgressText:
@@ -33,7 +33,7 @@ class ProgressText:
 
     def start(self, phase: str, steps: int) -> None:
         """Note that a phase of `steps` steps starts."""
-        self._phases[phase] = _Phase(steps)
+        self._phases[phase] = _Phase(steps, time.monotonic())
 
     def step(self, phase: str, done: int) -> None:
         """Note that step number `done`, counted from 0, of a phase has ended."""
