@@ -67,8 +67,8 @@ TABLE = [
     ("interop.py", "else LEGACY_STREAM\n", "else None\n", "an old array is ordered after the default stream"),
     (
         "session.py",
-        "with self.libraries.cuda.current():\n            yield",
-        "yield",
+        "with self.libraries.cuda.current(), listening():\n            yield",
+        "with listening():\n            yield",
         "the device is current in the thread",
     ),
     ("session.py", "self._failure = self._failure or error", "pass", "nothing runs after a failure"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
@@ -80,10 +81,13 @@ class Runtime:
     machine: ClassVar[Machine]
     version: ClassVar[str]
     engine_type: ClassVar[type[ICudaEngine]]
+    _first_logger: ClassVar[weakref.ref[ILogger] | None] = None
 
     def __init__(self, logger: ILogger) -> None:
         assert logger._made, "ILogger.__init__ was not called"
         self.logger = logger
+        if self._first_logger is None:
+            type(self)._first_logger = weakref.ref(logger)
         self.engine_host_code_allowed = False
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
@@ -98,10 +102,15 @@ class Runtime:
                 "Cannot deserialize engine with host code: IRuntime::setEngineHostCodeAllowed must be called with true"
             )
         if traits.plugin:
-            return self._refuse(
+            assert self._first_logger is not None
+            registry = self._first_logger()
+            assert registry is not None, "the plugin registry writes to a logger that is gone"
+            registry.log(
+                ILogger.Severity.ERROR,
                 f"IPluginRegistry::getCreator: Error Code 4: API Usage Error (Cannot find plugin: {traits.plugin}, "
-                "version: 1, namespace:acme.)"
+                "version: 1, namespace:acme.)",
             )
+            return None
         device = self.machine.context_stack[-1]
         weights = self.machine.memory.allocate("device", traits.weight_bytes, device)
         if weights is None:

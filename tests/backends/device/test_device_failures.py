@@ -18,6 +18,7 @@ from simulated_device.tensorrt import IExecutionContext
 
 from trtdeploy.backends.base import SessionOptions
 from trtdeploy.backends.device import open_plan, time_plan
+from trtdeploy.backends.device.libraries import error_log
 from trtdeploy.backends.device.session import DeviceSession
 from trtdeploy.core.engine_info import EngineInfo, PlanInfo
 from trtdeploy.core.errors import DeviceMemoryError, EngineError, MissingDependencyError
@@ -170,6 +171,34 @@ class TestPlans:
         assert "needs plugins that are not loaded: FancyAttention (version 1, namespace 'acme')" in message
         assert "load_library" in message
         assert "--attention native" in message
+
+    def test_the_plugin_registry_keeps_the_logger_of_the_first_session(self, tmp_path: Path) -> None:
+        with Machine() as machine:
+            libraries = machine.libraries()
+            for name in ("a.engine", "b.engine"):
+                sound = make_plan(tmp_path / name, network(), info())
+                open_plan(sound, info(), SessionOptions(), library="tensorrt", libraries=libraries).close()
+                gc.collect()
+            path = self.plan(tmp_path, traits=Traits(plugin="FancyAttention"))
+            with pytest.raises(EngineError, match=r"not loaded: FancyAttention"):
+                open_plan(path, info(), SessionOptions(), library="tensorrt", libraries=libraries)
+
+    def test_errors_of_one_run_are_not_told_again_of_another(self, tmp_path: Path) -> None:
+        with Machine() as machine, opened(machine, tmp_path, Traits(capturable=False)) as session:
+            context = session.create_context()
+            for seed in range(3):  # the second logs that it cannot be captured
+                context.infer(images(seed))
+            machine.break_at("network begins")
+            with pytest.raises(EngineError) as caught:
+                context.infer(images(0))
+            assert "captured" not in str(caught.value)
+
+    def test_errors_from_a_thread_of_the_library_are_logged(self, caplog: pytest.LogCaptureFixture) -> None:
+        with Machine() as machine:
+            trt = machine.libraries().trt
+            error_log(trt).log(trt.ILogger.Severity.ERROR, "from elsewhere")
+            error_log(trt).log(trt.ILogger.Severity.WARNING, "not worth a line")
+        assert caplog.messages == ["TensorRT: from elsewhere"]
 
     @pytest.mark.parametrize(
         "said",

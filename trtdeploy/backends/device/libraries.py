@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import re
+import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,11 +16,14 @@ from trtdeploy.backends.device.cuda import Cuda, load_cuda
 from trtdeploy.backends.device_files import TENSORRT_INSTALL
 from trtdeploy.core.errors import MissingDependencyError
 
+logger = logging.getLogger("trtdeploy.backends")
+
 Library = Literal["tensorrt", "tensorrt_rtx"]
 
 _INSTALL = {"tensorrt": TENSORRT_INSTALL, "tensorrt_rtx": "pip install 'trtdeploy[rtx]'"}
 TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 _KEPT_ERRORS = 20
+_LOGGER = "_trtdeploy_logger"
 
 DTYPES = {
     "FLOAT": "float32",
@@ -60,34 +66,54 @@ def load_libraries(library: Library, needed_for: str) -> Libraries:
     return Libraries(trt, load_cuda(needed_for))
 
 
-class ErrorLog:
-    """The errors that TensorRT logs for one session, instead of printing them.
+_heard = threading.local()
+"""Errors of this thread's work in progress, as `errors`."""
 
-    Attributes:
-        sink: The `ILogger` for the runtime. TensorRT calls it from its own threads.
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Collect what TensorRT logs as errors in this thread, for `errors_heard`."""
+    before = getattr(_heard, "errors", None)
+    _heard.errors = deque(maxlen=_KEPT_ERRORS)
+    try:
+        yield
+    finally:
+        _heard.errors = before
+
+
+def errors_heard() -> list[str]:
+    """Return the errors since `listening` began, oldest first."""
+    return list(getattr(_heard, "errors", None) or ())
+
+
+def error_log(trt: Any) -> Any:
+    """Return the `ILogger` of a TensorRT module, which prints nothing.
+
+    There is one for the process, and it lives as long as the module: TensorRT's plugins and their registry keep the
+    first that they are given.
     """
-
-    def __init__(self, trt: Any) -> None:
-        self._errors: deque[str] = deque(maxlen=_KEPT_ERRORS)
-        self.sink = _sink(trt, self._errors.append)
-
-    def take(self) -> list[str]:
-        """Return the errors since the last call, oldest first, and forget them."""
-        return [self._errors.popleft() for _ in range(len(self._errors))]
+    if not hasattr(trt, _LOGGER):
+        setattr(trt, _LOGGER, _new_logger(trt))
+    return getattr(trt, _LOGGER)
 
 
-def _sink(trt: Any, on_error: Callable[[str], None]) -> Any:
+def _new_logger(trt: Any) -> Any:
     levels = trt.ILogger.Severity
 
-    class Sink(trt.ILogger):  # type: ignore[misc]
+    class ErrorLogger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
         def log(self, severity: Any, msg: str) -> None:
-            if severity in {levels.INTERNAL_ERROR, levels.ERROR}:
-                on_error(msg)
+            if severity not in {levels.INTERNAL_ERROR, levels.ERROR}:
+                return
+            errors = getattr(_heard, "errors", None)
+            if errors is None:  # a thread of TensorRT's own
+                logger.warning("TensorRT: %s", msg)
+            else:
+                errors.append(msg)
 
-    return Sink()
+    return ErrorLogger()
 
 
 def output_allocator(trt: Any, address: int, capacity: int, on_shape: Callable[[tuple[int, ...]], None]) -> Any:
@@ -116,11 +142,11 @@ def output_allocator(trt: Any, address: int, capacity: int, on_shape: Callable[[
     return Allocator()
 
 
-def register_plugins(trt: Any, log: ErrorLog) -> None:
+def register_plugins(trt: Any) -> None:
     """Make TensorRT's own plugins known; TensorRT-RTX has none."""
     register = getattr(trt, "init_libnvinfer_plugins", None)
     if register is not None:
-        register(log.sink, "")
+        register(error_log(trt), "")
 
 
 def scratch_bytes(engine: Any) -> int:

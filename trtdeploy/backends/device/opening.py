@@ -9,9 +9,11 @@ from typing import Any
 from trtdeploy.backends.base import SessionOptions
 from trtdeploy.backends.device.libraries import (
     TITLES,
-    ErrorLog,
     Libraries,
     Library,
+    error_log,
+    errors_heard,
+    listening,
     load_libraries,
     register_plugins,
     version_numbers,
@@ -68,9 +70,9 @@ def open_plan(
     verify_plan(path, plan)
     libraries = libraries or load_libraries(library, f"engine {path}")
     _check_fits(path, info, header, libraries, library)
-    with libraries.cuda.current():
-        runtime, engine, log = _deserialise(path, plan, libraries, TITLES[library])
-        return DeviceSession(path, info, libraries, runtime, engine, log)
+    with libraries.cuda.current(), listening():
+        runtime, engine = _deserialise(path, plan, libraries, TITLES[library])
+        return DeviceSession(path, info, libraries, runtime, engine)
 
 
 def _check_fits(path: Path, info: EngineInfo, header: PlanHeader, libraries: Libraries, library: Library) -> None:
@@ -102,17 +104,16 @@ def _was_built(info: EngineInfo, option: str) -> bool:
     return any(option in text.replace("_", "-") for text in options)
 
 
-def _deserialise(path: Path, plan: bytes, libraries: Libraries, title: str) -> tuple[Any, Any, ErrorLog]:
+def _deserialise(path: Path, plan: bytes, libraries: Libraries, title: str) -> tuple[Any, Any]:
     trt = libraries.trt
-    log = ErrorLog(trt)
-    register_plugins(trt, log)
-    runtime = trt.Runtime(log.sink)
+    register_plugins(trt)
+    runtime = trt.Runtime(error_log(trt))
     # a plan with host code is a program for this process, which nobody asked for
     runtime.engine_host_code_allowed = False
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise _refusal(path, title, log.take())
-    return runtime, engine, log
+        raise _refusal(path, title, errors_heard())
+    return runtime, engine
 
 
 def _refusal(path: Path, title: str, errors: list[str]) -> EngineError:

@@ -11,7 +11,7 @@ from typing import Any
 from trtdeploy.backends.contract import Contract
 from trtdeploy.backends.device.binding import tensor_names
 from trtdeploy.backends.device.context import DeviceContext, run_all
-from trtdeploy.backends.device.libraries import DTYPES, ErrorLog, Libraries, scratch_bytes
+from trtdeploy.backends.device.libraries import DTYPES, Libraries, errors_heard, listening, scratch_bytes
 from trtdeploy.backends.device.profiles import Profiles
 from trtdeploy.core.engine_info import EngineInfo
 from trtdeploy.core.errors import DeviceMemoryError, EngineError
@@ -33,15 +33,12 @@ class DeviceSession:
         libraries: TensorRT and CUDA.
         runtime: The `Runtime` that made the engine; it must live as long.
         engine: The `ICudaEngine`.
-        log: What TensorRT said.
 
     Raises:
         EngineError: The engine's tensors are not those of its metadata.
     """
 
-    def __init__(
-        self, path: Path, info: EngineInfo, libraries: Libraries, runtime: Any, engine: Any, log: ErrorLog
-    ) -> None:
+    def __init__(self, path: Path, info: EngineInfo, libraries: Libraries, runtime: Any, engine: Any) -> None:
         self.info = info
         self.path = path
         self.libraries = libraries
@@ -49,7 +46,6 @@ class DeviceSession:
         self.mapped = libraries.cuda.is_integrated()
         self.scratch_size = scratch_bytes(engine)
         self._runtime = runtime
-        self._log = log
         self._contract = Contract(str(path), info)
         self._contexts: list[DeviceContext] = []
         self._failure: BaseException | None = None
@@ -82,7 +78,7 @@ class DeviceSession:
             return
         contexts, self._contexts = self._contexts, []
         try:
-            with self.libraries.cuda.current():
+            with self.libraries.cuda.current(), listening():
                 run_all([context.release for context in contexts])
                 self.engine = None
                 self._runtime = None
@@ -106,7 +102,7 @@ class DeviceSession:
             raise EngineError(
                 f"{self.path}: an earlier run on the device did not end: {reason} Nothing more is started."
             ) from self._failure
-        with self.libraries.cuda.current():
+        with self.libraries.cuda.current(), listening():
             yield
 
     @contextmanager
@@ -120,7 +116,7 @@ class DeviceSession:
             yield
         except EngineError as error:
             self._failure = self._failure or error
-            raise EngineError(f"{self.path}: {error}{self._said()}") from error
+            raise EngineError(f"{self.path}: {error}{_said()}") from error
         except BaseException as error:  # an interrupt leaves work behind that still uses the buffers
             self._failure = self._failure or error
             raise
@@ -134,14 +130,15 @@ class DeviceSession:
 
     def no_context(self) -> EngineError:
         """Return the error for an execution context that TensorRT did not make."""
-        said = self._said()
+        said = _said()
         if "memory" in said.lower():
             return DeviceMemoryError(f"TensorRT could not make an execution context.{said}")
         return EngineError(f"{self.path}: TensorRT could not make an execution context.{said}")
 
-    def _said(self) -> str:
-        errors = self._log.take()
-        return f" TensorRT says: {' '.join(errors)}" if errors else ""
+
+def _said() -> str:
+    errors = errors_heard()
+    return f" TensorRT says: {' '.join(errors)}" if errors else ""
 
 
 def _specs(trt: Any, engine: Any, mode: str) -> list[TensorSpec]:
