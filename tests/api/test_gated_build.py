@@ -149,11 +149,12 @@ def test_wrong_raw_outputs_are_refused(build: Build) -> None:
         build(SpoiledBackend(spoil), nms=NmsOptions(method="none"))
 
 
-def test_block_that_fails_in_fp16_stays_fp32(build: Build) -> None:
+def test_block_that_fails_in_fp16_stays_fp32(build: Build, tmp_path: Path) -> None:
     report = build(HalfDevice("/stage4/"), precision=Precision.FP16)
     assert report.info.gate.verdict == "passed"
     assert report.info.gate.kept_fp32 == ["stage4"]
     assert str(report.info.gate).endswith("; kept in FP32: stage4")
+    assert names_in(tmp_path) == ["x.engine"]
     fp16 = next(item for item in report.info.passes if item.name == "fp16")
     assert any(change.startswith("FP32 asked for: ") for change in fp16.changes)
 

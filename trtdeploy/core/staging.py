@@ -26,6 +26,7 @@ class Staging:
 
     Attributes:
         path: Where to make the target; files that belong to it go beside it, under names that begin with its name.
+            Others beside it are thrown away.
     """
 
     def __init__(self, folder: Path, target: Path) -> None:
@@ -42,7 +43,7 @@ class Staging:
             SinkError: A file cannot be moved.
         """
         folder, name = self._target.parent, self._target.name
-        made = {path.name for path in self.path.parent.iterdir()} - {_LOCK}
+        made = {path.name for path in self.path.parent.iterdir() if path.name.startswith(name)}
         needed = sorted(entry for entry in made if entry.endswith(_WEIGHTS))
         told = sorted(made - {name, *needed})
         try:
