@@ -19,6 +19,9 @@ IMAGES = (
     (1, 2, 16, 32), (1, 2, 64, 32), (1, 1, 64, 128), (1, 1, 128, 128), (1, 1, 32, 512), (1, 2, 7, 73), (1, 2, 23, 89),
     (1, 1, 1, 8191), (1, 1, 129, 127), (1, 2, 3, 171), (1, 2, 3, 683), (1, 1, 3, 2731), (1, 1, 4, 509),
     (1, 1, 136, 128),
+    # More channels than any block takes at once.
+    (1, 134, 16, 16), (1, 133, 13, 11), (2, 72, 4, 6), (1, 71, 48, 48), (1, 67, 47, 49), (1, 66, 3, 140),
+    (1, 37, 2, 514),
 )  # fmt: skip
 """Shapes `[N, C, H, W]`: round and odd, smaller and larger than every block."""
 ATTENTIONS = ((1, 1, 1, 1), (2, 3, 37, 53), (1, 2, 100, 64), (1, 1, 64, 200), (1, 2, 130, 131))
@@ -71,11 +74,14 @@ def shapes_of(op_type: str, batch: int | None = None) -> Iterator[Shapes]:
 
 
 def chosen_shapes(packaged: Packaged, count: int, batch: int | None = None) -> list[Shapes]:
-    """Return up to `count` shapes for which the launcher takes this launch: smallest, largest, and between."""
+    """Return shapes for which the launcher takes this launch: `count` from smallest to largest, and most channels."""
     found = [shapes for shapes in shapes_of(packaged.spec.operation.op_type, batch) if packaged.is_chosen(shapes)]
     found.sort(key=lambda shapes: shapes[0][2] * shapes[0][3])
-    picked = np.unique(np.linspace(0, len(found) - 1, count).round().astype(int)) if found else []
-    return [found[i] for i in picked]
+    if not found:
+        return []
+    picked = {*np.linspace(0, len(found) - 1, count).round().astype(int).tolist()}
+    picked.add(max(range(len(found)), key=lambda i: found[i][0][1]))
+    return [found[i] for i in sorted(picked)]
 
 
 def make_case(packaged: Packaged, shapes: Shapes, seed: int = 0) -> Case:
