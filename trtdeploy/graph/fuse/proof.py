@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,9 @@ class Proof:
         try:
             evaluator = ReferenceEvaluator(self._model())
             for probe in probes:
-                for inputs in _inputs([tuple(dim[probe] for dim in given) for given, _ in shapes]):
+                sizes = [tuple(dim[probe] for dim in given) for given, _ in shapes]
+                # the larger probe shows constants that happen to fit the smaller one's sizes
+                for inputs in itertools.islice(_inputs(sizes), None if probe == probes[0] else 1):
                     with np.errstate(all="ignore"):
                         actual = list(evaluator.run(None, self._feeds(inputs, probe)))
                     taken = [x.reshape([d[probe] for d in dims]) for x, (_, dims) in zip(inputs, shapes, strict=True)]
