@@ -80,10 +80,15 @@ class Assembled:
 def main() -> None:
     launches = [(spec, launch) for spec in plugin_specs().values() for launch in spec.launches]
     assemblers = find_assemblers()
+    names = [launch.name for _, launch in launches]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        errors = dict(zip((launch.name for _, launch in launches), pool.map(largest_error, launches), strict=True))
-        moved = dict(zip((launch.name for _, launch in launches), pool.map(bytes_moved, launches), strict=True))
+        print(f"{len(names)} launches in the interpreter", flush=True)
+        errors = dict(zip(names, pool.map(largest_error, launches), strict=True))
+        print("bytes moved", flush=True)
+        moved = dict(zip(names, pool.map(bytes_moved, launches), strict=True))
+        print("assembling", flush=True)
         assembled = assemble_all([launch for _, launch in launches], assemblers, pool.map)
+        print(f"{len(MUTANTS)} seeded bugs", flush=True)
         bugs = dict(zip(MUTANTS, pool.map(is_caught, MUTANTS), strict=True))
     PAGE.write_text("".join(page(launches, errors, moved, assemblers, assembled, bugs)), encoding="utf-8")
 
