@@ -158,7 +158,7 @@ def test_profiles_of_a_frames_engine_have_no_sizes_of_their_own() -> None:
 def test_a_refusal_for_want_of_memory_says_what_to_do() -> None:
     refusal = {"by": "builder", "text": "OutOfMemory: no 8 GiB", "node": "conv", "operator": ""}
     with pytest.raises(BuildError, match=r"not enough memory: use smaller maxima.*--workspace(.|\n)*at node 'conv'"):
-        trt_plan._accept({"engine_bytes": None, "refused": [refusal]}, "TensorRT", "the optimum")
+        trt_plan._accept({"engine_bytes": None, "refused": [refusal]}, "TensorRT", "m.onnx")
 
 
 # Plugins or native: measured where both can be had

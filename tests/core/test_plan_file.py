@@ -144,6 +144,22 @@ def test_a_plan_without_the_file_beside_it_is_unverified(tmp_path: Path) -> None
     assert plan_file.read_beside(tmp_path / "x.engine") is None
 
 
+def test_a_write_that_ends_before_the_checksum_leaves_no_wrong_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.engine"
+    plan_file.write_plan(plan(), path)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plan_file, "_write_sidecar", killed)
+    with pytest.raises(KeyboardInterrupt):
+        plan_file.write_plan(plan(mask=1), path)
+    assert path.read_bytes() == plan(mask=1)
+    assert plan_file.verify_plan(path) is None
+
+
 def test_one_changed_byte_is_tampering(tmp_path: Path) -> None:
     path = tmp_path / "x.engine"
     plan_file.write_plan(plan(), path)

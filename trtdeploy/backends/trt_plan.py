@@ -98,6 +98,7 @@ def write_plan_of(model: ir.Model, request: PlanRequest, target: Path, progress:
             "inspect": request.inspects,
             "attention": request.attention[0],
             "gpu": request.gpu,
+            "source": info.source.name,
         }
         result = _run(
             request, onnx_path, shapes, _corners(name, profiles) if request.probes else [], settings, progress
@@ -132,12 +133,13 @@ def build_plan(
     for what, profile in probes:
         report(f"{title}: trying {what} alone")
         alone = {"targets": settings["targets"]}
-        _accept(PlanBuild(library, path, [profile], alone, lambda _step: None).run(), title, what)
+        tried = PlanBuild(library, path, [profile], alone, lambda _step: None).run()
+        _accept(tried, title, settings["source"], what)
     if settings["attention"] == "plugin":
         _register_plugins(library, settings["gpu"])
     report(f"{title}: building the plan")
     result = PlanBuild(library, path, profiles, settings, report).run()
-    _accept(result, title, "the optimum" if probes else "")
+    _accept(result, title, settings["source"])
     return result
 
 
@@ -226,8 +228,8 @@ def _run(
     return result
 
 
-def _accept(result: Mapping[str, Any], title: str, what: str) -> None:
-    """Raise the library's refusals.
+def _accept(result: Mapping[str, Any], title: str, source: str, shape: str = "") -> None:
+    """Raise the library's refusals of the model `source`, alone at `shape` or whole.
 
     Raises:
         BuildError: There are some.
@@ -244,9 +246,9 @@ def _accept(result: Mapping[str, Any], title: str, what: str) -> None:
         advice = (
             " The device or host has not enough memory: use smaller maxima of --dynamic and --batch, or --workspace."
         )
-    elif what.startswith("batch"):
+    elif shape:
         advice = " The optimum may build all the same: narrow --dynamic, --batch or --frame-size."
-    subject = f"the model at {what}" if what else "the model"
+    subject = f"{source} at {shape}" if shape else source
     raise BuildError(f"{title} refused {subject.rstrip(',')}.{advice}\n  " + "\n  ".join(lines))
 
 
