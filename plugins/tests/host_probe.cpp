@@ -1,6 +1,7 @@
 // Questions to the part of the plugins without TensorRT, with a fake driver. See probe.h.
 #include <cuda.h>
 
+#include <atomic>
 #include <memory>
 #include <thread>
 
@@ -185,9 +186,10 @@ std::string read(Words const& words)
 // Reads damaged data; whatever is accepted must then compute or throw, and nothing else.
 bool survives(std::string const& bytes, Shapes const& shapes)
 {
+    std::vector<char> const exact{bytes.begin(), bytes.end()}; // a string has a byte behind its end that may be read
     try
     {
-        auto const node = Node::deserialise(bytes);
+        auto const node = Node::deserialise({exact.data(), exact.size()});
         for (auto const dataType : {DataType::kFloat32, DataType::kFloat16})
         {
             try
@@ -287,6 +289,7 @@ std::string threads(Words const& words)
 {
     auto const node = nodeOf(words.at(4));
     std::vector<std::thread> workers;
+    std::atomic<bool> go{false};
     for (int i = 0; i < std::stoi(words.at(0)); ++i)
     {
         workers.emplace_back(
@@ -299,6 +302,7 @@ std::string threads(Words const& words)
                 }
             });
     }
+    go = true;
     for (auto& worker : workers)
     {
         worker.join();
