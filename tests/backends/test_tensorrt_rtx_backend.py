@@ -31,6 +31,7 @@ from trtdeploy.core.errors import BuildError, EngineError, MissingDependencyErro
 from trtdeploy.core.plan_file import read_plan
 from trtdeploy.core.types import BatchRange, Precision, Size, SizeRange
 from trtdeploy.engine.sniff import read_info
+from trtdeploy.models.family import Network, NetworkOptions
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT-RTX has no package for this platform"
@@ -282,6 +283,24 @@ def test_networks_with_attention_build_with_frames_and_nms_inside(kind: str, tmp
     assert info.plan.mha == (kind == "mhsa")
     assert info.plan.profiles[0].max == (1, 2160, 3840, 3)
     assert any(item.name == "fp16" and item.changes for item in info.passes)
+
+
+@pytest.mark.parametrize(("style", "nms", "mha"), [("v10", "topk", 1), ("v12", "fixpoint", 8)])
+def test_networks_of_the_family_build_with_their_attention_fused(
+    style: Any, nms: str, mha: int, tmp_path: Path
+) -> None:
+    model = tiny_network.write(Network(NetworkOptions(style=style)), tmp_path / "x.onnx")
+    sizes = SizeRange(Size(480, 480), Size(640, 640), Size(1080, 1080))
+    options = trtdeploy.BuildOptions(
+        backend="tensorrt-rtx",
+        precision=Precision.FP16,
+        sizes=sizes,
+        tensorrt=TensorRtOptions(targets=("sm80", "sm89")),
+    )
+    info = trtdeploy.build(model, tmp_path / "x.engine", options).info
+    assert (info.input_kind, info.nms.method, info.size_opt) == ("frames", nms, (640, 640))
+    assert info.plan is not None
+    assert info.plan.mha == mha
 
 
 def test_a_canvas_engine_keeps_the_range_of_sizes(tmp_path: Path) -> None:

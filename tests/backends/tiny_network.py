@@ -43,11 +43,16 @@ class TinyNetwork(nn.Module):
 def export(path: Path, kind: str = "") -> Path:
     """Write the network with open batch, height and width; weights are random and the same every time."""
     torch.manual_seed(0)
-    axes = {"images": {0: "batch", 2: "height", 3: "width"}, "output0": {0: "batch", 2: "anchors"}}
+    return write(TinyNetwork(kind), path)
+
+
+def write(network: nn.Module, path: Path) -> Path:
+    """Write a network with open batch, height and width."""
+    axes = {"images": {0: "batch", 2: "height", 3: "width"}, "output0": {0: "batch"}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            TinyNetwork(kind).eval(), (torch.rand(1, 3, 64, 96),), str(path), input_names=["images"],
+            network.eval(), (torch.rand(1, 3, 128, 128),), str(path), input_names=["images"],
             output_names=["output0"], dynamic_axes=axes, opset_version=17, dynamo=False,
         )  # fmt: skip
     return path
