@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT / "tests" / "kernels"))
 
 from interpret import interpret  # noqa: E402
 from kernel_cases import applies, jobs_of, tolerance_of  # noqa: E402
-from mutants import MUTANTS  # noqa: E402
+from mutants import MUTANTS, Mutant  # noqa: E402
 
 from trtdeploy.attention.plugins import plugin_specs  # noqa: E402
 from trtdeploy.core.errors import UsageError  # noqa: E402
@@ -37,7 +37,7 @@ from trtdeploy.kernels.store import PTX_FOLDER, choose_launch, launch_entry  # n
 PAGE = ROOT / "docs" / "kernels.md"
 GPUS = (75, 80, 86, 87, 89, 90, 100, 110, 120)
 """Compute capabilities, times ten."""
-RUNS = 40
+RUNS = 12
 USUAL_MAPS = (
     (1, 64, 80, 80),
     (1, 128, 40, 40),
@@ -68,6 +68,23 @@ class Assembler:
     gpus: tuple[int, ...] = GPUS
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What the interpreter says of a launch.
+
+    Attributes:
+        error: The largest relative error.
+        runs: How many runs.
+        bytes_ratio: Bytes moved over the least, on a map of usual size.
+        shape: That size.
+    """
+
+    error: float
+    runs: int
+    bytes_ratio: float
+    shape: str
+
+
 @dataclass(frozen=True)
 class Assembled:
     """What ptxas says of a kernel on one GPU; `error` is empty where it took it."""
@@ -80,17 +97,15 @@ class Assembled:
 def main() -> None:
     launches = [(spec, launch) for spec in plugin_specs().values() for launch in spec.launches]
     assemblers = find_assemblers()
-    names = [launch.name for _, launch in launches]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        print(f"{len(names)} launches in the interpreter", flush=True)
-        errors = dict(zip(names, pool.map(largest_error, launches), strict=True))
-        print("bytes moved", flush=True)
-        moved = dict(zip(names, pool.map(bytes_moved, launches), strict=True))
+        print(f"{len(launches)} launches in the interpreter", flush=True)
+        measured = {name: run for runs in pool.map(measure, plugin_specs().values()) for name, run in runs.items()}
         print("assembling", flush=True)
         assembled = assemble_all([launch for _, launch in launches], assemblers, pool.map)
-        print(f"{len(MUTANTS)} seeded bugs", flush=True)
-        bugs = dict(zip(MUTANTS, pool.map(is_caught, MUTANTS), strict=True))
-    PAGE.write_text("".join(page(launches, errors, moved, assemblers, assembled, bugs)), encoding="utf-8")
+    print(f"{len(MUTANTS)} seeded bugs", flush=True)
+    results = interpret([mutant.job() for mutant in MUTANTS], timeout_s=3600)
+    caught = [is_caught(mutant, result) for mutant, result in zip(MUTANTS, results, strict=True)]
+    PAGE.write_text("".join(page(launches, measured, assemblers, assembled, caught)), encoding="utf-8")
 
 
 def find_assemblers() -> list[Assembler]:
@@ -119,28 +134,35 @@ def named(assembler: Assembler) -> Assembler:
     return Assembler(f"{assembler.name}, {version.group(1) if version else 'unknown'}", assembler.path, gpus)
 
 
-def largest_error(item: tuple[PluginSpec, Launch]) -> tuple[float, int]:
-    """Return the largest relative error of a launch in the sanitised interpreter, and the number of runs.
+def measure(spec: PluginSpec) -> dict[str, Measured]:
+    """Run the launches of an operation in the sanitised interpreter, on small maps and on one of usual size each.
 
     Raises:
         SystemExit: A run is wrong.
     """
-    spec, launch = item
-    jobs = jobs_of(spec, launch, RUNS)
-    results = interpret(jobs, timeout_s=3600)
-    for job, result in zip(jobs, results, strict=True):
-        if "violation" in result or result["error"] > tolerance_of(spec.operation, launch):
-            sys.exit(f"{job} is wrong: {result}")
-    return max(result["error"] for result in results), len(jobs)
+    runs = {launch.name: [*jobs_of(spec, launch, RUNS), usual_job(spec, launch)] for launch in spec.launches}
+    results = iter(interpret([job for jobs in runs.values() for job in jobs], timeout_s=3600))
+    found = {}
+    for launch in spec.launches:
+        jobs = runs[launch.name]
+        own = [next(results) for _ in jobs]
+        for job, result in zip(jobs, own, strict=True):
+            if "violation" in result or result["error"] > tolerance_of(spec.operation, launch):
+                sys.exit(f"{job} is wrong: {result}")
+        found[launch.name] = Measured(
+            error=max(result["error"] for result in own),
+            runs=len(own),
+            bytes_ratio=(own[-1]["read"] + own[-1]["stored"]) / own[-1]["least"],
+            shape="x".join(map(str, jobs[-1]["shapes"][0])),
+        )
+    return found
 
 
-def bytes_moved(item: tuple[PluginSpec, Launch]) -> tuple[float, str]:
-    """Return the bytes that a launch moves over the least, on a map of usual size, and that size."""
-    spec, launch = item
+def usual_job(spec: PluginSpec, launch: Launch) -> dict[str, Any]:
+    """Return a run on a map of usual size, one for which the launch is chosen where there is such a one."""
     fit = [shapes for shapes in usual_shapes(spec) if applies(spec, launch, shapes)]
     shapes = next((shapes for shapes in fit if _chosen(spec, launch, shapes)), fit[0])
-    (result,) = interpret([{"launch": launch.name, "shapes": shapes, "special": "", "seed": 0}], timeout_s=3600)
-    return (result["read"] + result["stored"]) / result["least"], "x".join(map(str, shapes[0]))
+    return {"launch": launch.name, "shapes": shapes, "special": "", "seed": 0}
 
 
 def _chosen(spec: PluginSpec, launch: Launch, shapes: Any) -> bool:
@@ -204,28 +226,22 @@ def assemble(name: str, assembler: Assembler, gpu: int) -> Assembled:
     return Assembled(int(used.group(1)), int(spilled.group(1)))
 
 
-def is_caught(mutant: Any) -> bool:
-    """Return whether the sanitised interpreter catches a bug."""
-    (result,) = interpret([mutant.job()])
-    spec, launch = next(
-        (spec, launch)
-        for spec in plugin_specs().values()
-        for launch in spec.launches
-        if launch.name == mutant.job()["launch"]
-    )
+def is_caught(mutant: Mutant, result: dict[str, Any]) -> bool:
+    """Return whether the sanitised interpreter's result shows a bug."""
+    name = mutant.job()["launch"]
+    spec, launch = next((s, item) for s in plugin_specs().values() for item in s.launches if item.name == name)
     return "violation" in result or result["error"] > tolerance_of(spec.operation, launch)
 
 
 def page(
     launches: list[tuple[PluginSpec, Launch]],
-    errors: dict[str, tuple[float, int]],
-    moved: dict[str, tuple[float, str]],
+    measured: dict[str, Measured],
     assemblers: list[Assembler],
     assembled: dict[tuple[str, str, int], Assembled],
-    bugs: dict[Any, bool],
+    caught: list[bool],
 ) -> Iterator[str]:
     """Yield the page."""
-    runs = sum(count for _, count in errors.values())
+    runs = sum(run.runs for run in measured.values())
     yield f"""# Kernels
 
 Made by `make kernel-table`. **No kernel has run on a GPU, and no speed was measured.** What a CPU can show is below.
@@ -244,15 +260,15 @@ in them.
   int32 overflow; odd sizes, NaN, infinities, batches of more than 2^31 elements. Limits: 6e-4 of the largest value in
   float16, 2e-6 in float32; 1.5e-3 and 5e-6 for attention. Triton's interpreter multiplies matrices in full precision:
   what TF32 loses is not in its errors.
-- {sum(bugs.values())} of {len(bugs)} seeded bugs are caught.
+- {sum(caught)} of {len(caught)} seeded bugs are caught.
 
 """
     yield from _assemblers(launches, assemblers, assembled)
-    yield from _launches(launches, errors, moved, assembled)
+    yield from _launches(launches, measured, assembled)
     yield from _nodes()
     yield "\n## Seeded bugs\n\n| file | bug | |\n|---|---|---|\n"
-    for mutant, caught in bugs.items():
-        yield f"| {mutant.folder or 'device'} | {mutant.what} | {'caught' if caught else '**missed**'} |\n"
+    for mutant, was_caught in zip(MUTANTS, caught, strict=True):
+        yield f"| {mutant.folder or 'device'} | {mutant.what} | {'caught' if was_caught else '**missed**'} |\n"
 
 
 def _assemblers(
@@ -275,8 +291,7 @@ def _assemblers(
 
 def _launches(
     launches: list[tuple[PluginSpec, Launch]],
-    errors: dict[str, tuple[float, int]],
-    moved: dict[str, tuple[float, str]],
+    measured: dict[str, Measured],
     assembled: dict[tuple[str, str, int], Assembled],
 ) -> Iterator[str]:
     yield """## Launches
@@ -293,12 +308,12 @@ counts them once.
     for _, launch in launches:
         name = launch.name
         results = [result for key, result in assembled.items() if key[0] == name and not result.error]
-        ratio, shape = moved[name]
+        run = measured[name]
         registers = max((result.registers for result in results), default=0)
         spills = max((result.spill_bytes for result in results), default=0)
         yield (
-            f"| {name.removeprefix('trtdeploy_')} | {errors[name][0]:.1e} | {registers} | {spills} "
-            f"| {launch_entry(name)['shared_bytes']} | {ratio:.2f} at {shape} |\n"
+            f"| {name.removeprefix('trtdeploy_')} | {run.error:.1e} | {registers} | {spills} "
+            f"| {launch_entry(name)['shared_bytes']} | {run.bytes_ratio:.2f} at {run.shape} |\n"
         )
 
 
