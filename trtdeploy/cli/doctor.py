@@ -24,7 +24,8 @@ EXTRAS = {
     "export": ({"torch": "torch"}, "torch models to ONNX"),
     "metrics": ({"prometheus_client": "prometheus-client"}, "infer --metrics-port"),
     "openvino": ({"openvino": "openvino"}, "about twice the speed on x86"),
-    "rtx": ({"tensorrt_rtx": "tensorrt-rtx"}, "what NVIDIA's builder makes of a model"),
+    "rtx": ({"tensorrt_rtx": "tensorrt-rtx"}, "TensorRT-RTX engines, and what NVIDIA's builder makes of a model"),
+    "tensorrt": ({"tensorrt": "tensorrt-cu13", "cuda": "cuda-bindings"}, "TensorRT engines on an NVIDIA GPU"),
     "track": ({"trackers": "trackers", "supervision": "supervision"}, "infer --track"),
     "viz": (
         {"matplotlib": "matplotlib", "supervision": "supervision"},
