@@ -296,6 +296,10 @@ std::string threads(Words const& words)
             [&]
             {
                 Launcher launcher;
+                while (!go)
+                {
+                    std::this_thread::yield();
+                }
                 for (int repeat = 0; repeat < 50; ++repeat)
                 {
                     run(launcher, node, {words[1], words[2], words[3]});
