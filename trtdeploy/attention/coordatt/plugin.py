@@ -77,7 +77,11 @@ def _gate_launches() -> tuple[Launch, ...]:
         [
             *(linear(rows, columns, wide=wide) for wide in (True, False) for rows, columns in ((32, 32), (16, 128))),
             Variant(
-                tag="", layout="hwc8", grid=_N * cdiv(_C, 16) * cdiv(_H, 4) * cdiv(_W, 32), constants=_tile(4, 32, 16)
+                tag="",
+                layout="hwc8",
+                grid=_N * cdiv(_C, 16) * cdiv(_H, 8) * cdiv(_W, 32),
+                constants=_tile(8, 32, 16),
+                warps=8,
             ),
         ],
     )
