@@ -27,7 +27,7 @@ class Traits:
         context_bytes: What a context takes for itself.
         weight_bytes: What the engine takes.
         capturable: Its layers can be captured in a CUDA graph.
-        plugin: Name of a plugin that it needs and nobody has.
+        plugin, plugin_namespace: A plugin that it needs.
         host_code: It contains host code.
         dynamic_outputs: Outputs whose last dimension depends on the data, and their most elements.
     """
@@ -38,6 +38,7 @@ class Traits:
     weight_bytes: int = 4096
     capturable: bool = True
     plugin: str = ""
+    plugin_namespace: str = "acme"
     host_code: bool = False
     dynamic_outputs: dict[str, int] = field(default_factory=dict)
 

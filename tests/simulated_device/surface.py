@@ -30,6 +30,11 @@ TENSORRT: dict[str, dict[str, type]] = {
 """Classes that differ between versions: 10.0 alone, 10.1 and later, 11, and TensorRT-RTX."""
 COMMON: dict[str, type] = {"Runtime": tensorrt.Runtime, "ILogger": tensorrt.ILogger}
 """Classes that are the same in every version."""
+PLUGINS: dict[str, type] = {
+    "IPluginRegistry": tensorrt.IPluginRegistry,
+    "IPluginCreatorV3One": tensorrt.IPluginCreatorV3One,
+}
+"""Classes that TensorRT has in every version; TensorRT-RTX takes no plugins."""
 ENUMS: dict[str, type[Enum]] = {
     "DataType": tensorrt.DataType,
     "TensorIOMode": tensorrt.TensorIOMode,

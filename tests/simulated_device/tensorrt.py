@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -75,19 +76,64 @@ class IOutputAllocator:
         self._made = True
 
 
+class IPluginCreatorV3One:
+    """Makes plugins of one kind."""
+
+
+class IPluginRegistry:
+    """Knows the plugins of the process, and writes to the first logger that anybody gave TensorRT.
+
+    A library of plugins is here a text file: `plugins`, a namespace, and the names, separated by blanks.
+    """
+
+    def __init__(self) -> None:
+        self._logger: weakref.ref[ILogger] | None = None
+        self._creators: dict[tuple[str, str, str], IPluginCreatorV3One] = {}
+        self._loaded: list[str] = []
+
+    def get_creator(self, type: str, version: str, plugin_namespace: str) -> IPluginCreatorV3One | None:
+        """Return a plugin's creator, None after telling the logger that there is none."""
+        found = self._creators.get((type, version, plugin_namespace))
+        if found is None:
+            self._error(
+                f"IPluginRegistry::getCreator: Error Code 4: API Usage Error (Cannot find plugin: {type}, "
+                f"version: {version}, namespace:{plugin_namespace}.)"
+            )
+        return found
+
+    def load_library(self, plugin_path: str) -> object | None:
+        """Register the plugins of a library; None after telling the logger that it is none."""
+        kind, *content = Path(plugin_path).read_text().split()
+        if kind != "plugins":
+            self._error(f"IPluginRegistry::loadLibrary: Error Code 3: {plugin_path}: not an ELF file")
+            return None
+        namespace, *names = content
+        self._creators |= {(name, "1", namespace): IPluginCreatorV3One() for name in names}
+        self._loaded.append(plugin_path)
+        return object()
+
+    def _error(self, message: str) -> None:
+        assert self._logger is not None, "TensorRT has no logger yet"
+        logger = self._logger()
+        assert logger is not None, "the plugin registry writes to a logger that is gone"
+        logger.log(ILogger.Severity.ERROR, message)
+
+    def _hear(self, logger: ILogger) -> None:
+        self._logger = self._logger or weakref.ref(logger)
+
+
 class Runtime:
     """Makes engines of plans."""
 
     machine: ClassVar[Machine]
     version: ClassVar[str]
     engine_type: ClassVar[type[ICudaEngine]]
-    _first_logger: ClassVar[weakref.ref[ILogger] | None] = None
+    _registry: ClassVar[IPluginRegistry]
 
     def __init__(self, logger: ILogger) -> None:
         assert logger._made, "ILogger.__init__ was not called"
         self.logger = logger
-        if self._first_logger is None:
-            type(self)._first_logger = weakref.ref(logger)
+        self._registry._hear(logger)
         self.engine_host_code_allowed = False
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
@@ -101,15 +147,7 @@ class Runtime:
             return self._refuse(
                 "Cannot deserialize engine with host code: IRuntime::setEngineHostCodeAllowed must be called with true"
             )
-        if traits.plugin:
-            assert self._first_logger is not None
-            registry = self._first_logger()
-            assert registry is not None, "the plugin registry writes to a logger that is gone"
-            registry.log(
-                ILogger.Severity.ERROR,
-                f"IPluginRegistry::getCreator: Error Code 4: API Usage Error (Cannot find plugin: {traits.plugin}, "
-                "version: 1, namespace:acme.)",
-            )
+        if traits.plugin and self._registry.get_creator(traits.plugin, "1", traits.plugin_namespace) is None:
             return None
         device = self.machine.context_stack[-1]
         weights = self.machine.memory.allocate("device", traits.weight_bytes, device)
@@ -372,11 +410,6 @@ class IExecutionContext100(IExecutionContext):
         self._scratch = (memory, self.engine._traits.scratch_bytes)
 
 
-def init_libnvinfer_plugins(logger: ILogger, namespace: str) -> bool:
-    """Register the plugins that come with TensorRT."""
-    return True
-
-
 def _bytes_of(token: int) -> NDArray[np.uint8]:
     return np.frombuffer(token.to_bytes(8, "little"), np.uint8)
 
@@ -389,7 +422,12 @@ def make_tensorrt(machine: Machine, version: str, library: str = "tensorrt") -> 
     engine_type: type[ICudaEngine] = ICudaEngine100 if is_first else ICudaEngine10 if is_older else ICudaEngine
     context_type = IExecutionContext100 if is_first else IExecutionContext
     engine_type = type("ICudaEngine", (engine_type,), {"context_type": context_type})
-    runtime_type = type("Runtime", (Runtime,), {"machine": machine, "version": version, "engine_type": engine_type})
+    registry = IPluginRegistry()
+    runtime_type = type(
+        "Runtime",
+        (Runtime,),
+        {"machine": machine, "version": version, "engine_type": engine_type, "_registry": registry},
+    )
     module = SimpleNamespace(
         __version__=version,
         Runtime=runtime_type,
@@ -400,5 +438,13 @@ def make_tensorrt(machine: Machine, version: str, library: str = "tensorrt") -> 
         ExecutionContextAllocationStrategy=ExecutionContextAllocationStrategy,
     )
     if library == "tensorrt":
+
+        def init_libnvinfer_plugins(logger: ILogger, namespace: str) -> bool:
+            """Register the plugins that come with TensorRT."""
+            registry._hear(logger)
+            return True
+
         module.init_libnvinfer_plugins = init_libnvinfer_plugins
+        module.get_plugin_registry = lambda: registry
+        module.IPluginCreatorV3One = IPluginCreatorV3One
     return module

@@ -35,12 +35,12 @@ def load_plugin_library(trt: Any, path: Path | None = None) -> None:
     if trt.get_plugin_registry().load_library(str(library)) is None:
         raise EngineError(
             f"TensorRT {trt.__version__} did not load {library}. Its log has the reason; a library must be built with "
-            f"the headers of the TensorRT and for the processor that run it: {_how_to_build(library.parent)}"
+            f"the headers of the TensorRT and for the processor that run it: {how_to_build(library.parent)}"
         )
     if missing := _missing_operations(trt):
         raise EngineError(
             f"{library} has no plugins for {', '.join(missing)}: it was built from another version of trtdeploy. "
-            f"Build it again: {_how_to_build(library.parent)}"
+            f"Build it again: {how_to_build(library.parent)}"
         )
 
 
@@ -67,8 +67,9 @@ def find_plugin_library(version: str, path: Path | None = None) -> Path:
     searched = ", ".join(map(str, _folders()))
     raise MissingDependencyError(
         f"The plugin library {name}",
-        f"engines with trtdeploy's plugins on TensorRT {version} (searched in {searched})",
-        _how_to_build(_folders()[0]),
+        f"engines with trtdeploy's plugins on TensorRT {version} (searched in {searched}; one that lies elsewhere can "
+        "be linked there)",
+        how_to_build(),
     )
 
 
@@ -77,17 +78,18 @@ def library_name(version: str) -> str:
     return f"libtrtdeploy_plugins_trt{version.partition('.')[0]}.so"
 
 
-def _folders() -> tuple[Path, ...]:
-    """Return where `cmake --install` puts the library with the usual prefixes, this environment's first."""
-    return tuple(Path(prefix) / "lib" / "trtdeploy" for prefix in (sys.prefix, "/usr/local", "/usr"))
-
-
-def _how_to_build(folder: Path) -> str:
-    prefix = folder.parent.parent
+def how_to_build(folder: Path | None = None) -> str:
+    """Return the commands that put the library into `folder`, by default that of this environment."""
+    prefix = (folder or _folders()[0]).parent.parent
     return (
         "cmake -S plugins -B build -DTRT_INCLUDE=<folder with NvInfer.h> && cmake --build build && "
         f"cmake --install build --prefix {prefix} (in a checkout of trtdeploy; see plugins/README.md)"
     )
+
+
+def _folders() -> tuple[Path, ...]:
+    """Return where `cmake --install` puts the library with the usual prefixes, this environment's first."""
+    return tuple(Path(prefix) / "lib" / "trtdeploy" for prefix in (sys.prefix, "/usr/local", "/usr"))
 
 
 def _missing_operations(trt: Any) -> list[str]:

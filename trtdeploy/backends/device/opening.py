@@ -22,6 +22,7 @@ from trtdeploy.backends.device.session import DeviceSession
 from trtdeploy.core.engine_info import EngineInfo
 from trtdeploy.core.errors import DeviceMemoryError, EngineError
 from trtdeploy.core.plan_file import PlanHeader, read_plan, verify_plan
+from trtdeploy.kernels.spec import NAMESPACE
 
 _AMPERE = (8, 0)
 _MISSING_PLUGIN = re.compile(
@@ -53,7 +54,7 @@ def open_plan(
         EngineError: The file is no plan of this library, was changed or cut, is for another version or GPU, needs a
             plugin that is not there, contains host code, or the library refused it; or there is no GPU.
         DeviceMemoryError: The device has not enough memory for the weights.
-        MissingDependencyError: TensorRT or cuda-python is not installed.
+        MissingDependencyError: TensorRT, cuda-python or the plugin library that the plan needs is not installed.
     """
     header = read_plan(path)
     if header.kind != library.replace("_", "-"):
@@ -71,6 +72,9 @@ def open_plan(
     libraries = libraries or load_libraries(library, f"engine {path}")
     _check_fits(path, info, header, libraries, library)
     with libraries.cuda.current(), listening():
+        register_plugins(libraries.trt)
+        if _needs_plugin_library(info, header, libraries, library):
+            _load_plugin_library(path, libraries.trt)
         runtime, engine = _deserialise(path, plan, libraries, TITLES[library])
         return DeviceSession(path, info, libraries, runtime, engine)
 
@@ -82,7 +86,7 @@ def _check_fits(path: Path, info: EngineInfo, header: PlanHeader, libraries: Lib
         EngineError: It is not; the message has every field that differs.
     """
     problems = []
-    built, here = header.version or info.versions.get(library), str(libraries.trt.__version__)
+    built, here = _built_by(info, header, library), str(libraries.trt.__version__)
     if built is not None and not _runs_on(version_numbers(built), version_numbers(here), info):
         problems.append(f"it was built by {TITLES[library]} {built}, and {here} is installed")
     targets = header.targets or (tuple(info.plan.targets) if info.plan is not None else ())
@@ -95,6 +99,11 @@ def _check_fits(path: Path, info: EngineInfo, header: PlanHeader, libraries: Lib
         raise EngineError(f"{path}: the plan does not fit this machine: {'; '.join(problems)}. Build it again for it.")
 
 
+def _built_by(info: EngineInfo, header: PlanHeader, library: Library) -> str | None:
+    """Return the version of the library that built the plan, None where it is not known."""
+    return header.version or info.versions.get(library)
+
+
 def _runs_on(built: tuple[int, ...], here: tuple[int, ...], info: EngineInfo) -> bool:
     return built == here or (_was_built(info, "version-compatible") and built < here)
 
@@ -104,9 +113,34 @@ def _was_built(info: EngineInfo, option: str) -> bool:
     return any(option in text.replace("_", "-") for text in options)
 
 
+def _needs_plugin_library(info: EngineInfo, header: PlanHeader, libraries: Libraries, library: Library) -> bool:
+    """Return whether the plan has trtdeploy's plugins and is too old to have their kernels inside."""
+    from trtdeploy.backends.quick_plugins import FIRST_VERSION
+
+    if library != "tensorrt" or info.plan is None or info.plan.attention != "plugin":
+        return False
+    return version_numbers(_built_by(info, header, library) or str(libraries.trt.__version__)) < FIRST_VERSION
+
+
+def _load_plugin_library(path: Path, trt: Any) -> None:
+    """Load trtdeploy's C++ plugins for a plan.
+
+    Raises:
+        EngineError: TensorRT refused the library, or it is of another version of trtdeploy.
+        MissingDependencyError: It is not installed.
+    """
+    from trtdeploy.backends.plugin_library import load_plugin_library
+
+    with listening():  # asking for plugins that are not there yet is an error in TensorRT's log
+        try:
+            load_plugin_library(trt)
+        except EngineError as error:
+            said = " ".join(text for text in errors_heard() if not _MISSING_PLUGIN.search(text)) or "nothing"
+            raise EngineError(f"{path}: {error} TensorRT says: {said}") from error
+
+
 def _deserialise(path: Path, plan: bytes, libraries: Libraries, title: str) -> tuple[Any, Any]:
     trt = libraries.trt
-    register_plugins(trt)
     runtime = trt.Runtime(error_log(trt))
     # a plan with host code is a program for this process, which nobody asked for
     runtime.engine_host_code_allowed = False
@@ -123,8 +157,8 @@ def _refusal(path: Path, title: str, errors: list[str]) -> EngineError:
     if missing:
         names = ", ".join(f"{name} (version {version or '1'}, namespace {space!r})" for name, version, space in missing)
         return EngineError(
-            f"{path}: the plan needs plugins that are not loaded: {names}. Load their library before opening the "
-            f"engine (get_plugin_registry().load_library(...)), or build with --attention native. {title} says: {said}"
+            f"{path}: the plan needs plugins that are not loaded: {names}. {_advice(missing)}, or build with "
+            f"--attention native. {title} says: {said}"
         )
     if _HOST_CODE.search(said):
         return EngineError(
@@ -136,3 +170,16 @@ def _refusal(path: Path, title: str, errors: list[str]) -> EngineError:
             f"{path}: no memory for the engine's weights. Close other programs that use the GPU. {title} says: {said}"
         )
     return EngineError(f"{path}: {title} refused the plan. Build it again on this machine. {title} says: {said}")
+
+
+def _advice(missing: list[tuple[str, str, str]]) -> str:
+    """Return where plugins `(name, version, namespace)` come from."""
+    from trtdeploy.backends.plugin_library import how_to_build
+
+    if any(namespace == NAMESPACE for _name, _version, namespace in missing):
+        return (
+            "Those of trtdeploy are in its C++ plugin library: load it before opening the engine "
+            "(trtdeploy.backends.plugin_library.load_plugin_library(tensorrt)); where it is not installed, build it: "
+            f"{how_to_build()}"
+        )
+    return "Load their library before opening the engine (get_plugin_registry().load_library(...))"
