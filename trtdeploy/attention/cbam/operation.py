@@ -35,8 +35,7 @@ def _gate_reference(
 def _pool_body(opset: int) -> onnx.FunctionProto:
     body = Body(_POOL, opset, "x", "s")
     x, s = body.inputs
-    scaled = body.op("Mul", x, body.op("Sigmoid", s))
-    return body.function(y=body.like(pool_nodes(body, body.single(scaled)), x))
+    return body.function(y=pool_nodes(body, body.op("Mul", x, body.op("Sigmoid", s))))
 
 
 def _gate_body(opset: int) -> onnx.FunctionProto:

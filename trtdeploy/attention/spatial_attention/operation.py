@@ -44,8 +44,13 @@ def _gate_reference(x: NDArray[np.float64], d: NDArray[np.float64], w: NDArray[n
 
 
 def pool_nodes(body: Body, x: str) -> str:
-    """Add the two pools of `x`, FP32, to a body; return what they give, FP32."""
-    return body.op("Concat", body.reduce("ReduceMean", x, 1), body.reduce("ReduceMax", x, 1), axis=1)
+    """Add the two pools of `x` to a body; return what they give.
+
+    They become `x`'s type before they are joined: TensorRT-RTX writes each into its place then, without a kernel for
+    the concatenation. A maximum is exact in any type.
+    """
+    mean = body.like(body.reduce("ReduceMean", body.single(x), 1), x)
+    return body.op("Concat", mean, body.reduce("ReduceMax", x, 1), axis=1)
 
 
 def gate_nodes(body: Body, d: str, w: str) -> str:
@@ -56,7 +61,7 @@ def gate_nodes(body: Body, d: str, w: str) -> str:
 def _pool_body(opset: int) -> onnx.FunctionProto:
     body = Body(_POOL, opset, "x")
     (x,) = body.inputs
-    return body.function(y=body.like(pool_nodes(body, body.single(x)), x))
+    return body.function(y=pool_nodes(body, x))
 
 
 def _gate_body(opset: int) -> onnx.FunctionProto:
