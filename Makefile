@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-real test-gpu docker-check attention-table builder-table kernels kernel-table lint clean
+.PHONY: demo test test-real test-gpu docker-check attention-table builder-table engine-table kernels kernel-table lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/trtdeploy demo --output demo-output --force
@@ -35,6 +35,11 @@ attention-table: $(VENV)/.installed-test
 builder-table: $(VENV)/.installed-real
 	$(BIN)/python benchmarks/builder_table.py --markdown > docs/builder-table.tmp
 	mv docs/builder-table.tmp docs/builder-table.md
+
+# Builds networks into TensorRT-RTX engines for three GPUs, on any machine, and writes docs/engine-table.md.
+engine-table: $(VENV)/.installed-real
+	$(BIN)/python benchmarks/engine_table.py > docs/engine-table.tmp
+	mv docs/engine-table.tmp docs/engine-table.md
 
 # Compiles the Triton kernels to PTX, without a GPU, and writes trtdeploy/kernels/ptx.
 kernels: $(VENV)/.installed-test

@@ -26,17 +26,12 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-from calibrated import export, import_ultralytics
+from architectures import NETWORKS, exported, tier_1
 
-from trtdeploy.attention import catalogue
-from trtdeploy.attention.kind import AttentionKind
 from trtdeploy.backends.rtx_probe import ORACLE_IMAGES, ORACLE_TARGETS, BuildFacts, ShapeRange, probe_build
 from trtdeploy.core.errors import TrtdeployError, UsageError
 from trtdeploy.graph.precision.fp16 import ToFp16
 
-LAYERS = ("model.4", "model.6", "model.8")
-"""Where attention is inserted: behind the last three stages of the backbone of YOLOv8, 11 and 12."""
-NETWORKS = ("yolov8n", "yolov10n", "yolo11n", "yolo12n", "yolo26n")
 MIB = 1 << 20
 
 
@@ -96,38 +91,7 @@ def _optimized(source: Path, folder: Path, options: argparse.Namespace) -> Path:
 
 def _source(name: str, folder: Path, dynamo: bool) -> Path:
     """Return the ONNX file of a model, exporting it first where `name` is an architecture."""
-    if name.endswith(".onnx"):
-        return Path(name)
-    target = folder / f"{name}.onnx"
-    if target.exists():
-        return target
-    import torch
-
-    architecture, _, kind = name.partition("+")
-    ultralytics = import_ultralytics()
-    torch.manual_seed(0)
-    wrapper = ultralytics.YOLO(f"{architecture}.yaml")
-    network = wrapper.model.eval()
-    if kind:
-        from trtdeploy.models.insert import insert
-
-        insert(network, kind, LAYERS)
-    if dynamo:
-        return _export_with_dynamo(network, target)
-    network.end2end = getattr(network.model[-1], "one2one_cv2", None) is not None
-    return export(wrapper, target, 640, dynamic=True, simplify=False, opset=17)
-
-
-def _export_with_dynamo(network: Any, target: Path) -> Path:
-    """Export with torch's own exporter, which traces the program."""
-    import torch
-
-    network.model[-1].export = network.model[-1].dynamic = True
-    axes = ({0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO},)
-    images = torch.zeros(2, 3, 640, 640)
-    program = torch.onnx.export(network, (images,), dynamo=True, dynamic_shapes=axes, input_names=["images"])
-    program.save(str(target))
-    return target
+    return Path(name) if name.endswith(".onnx") else exported(name, folder, dynamo)
 
 
 def _measured(make: Callable[[], Path], options: argparse.Namespace) -> dict[str, Any]:
@@ -191,11 +155,6 @@ def _conditions(options: argparse.Namespace) -> str:
     )
 
 
-def _tier_1() -> list[AttentionKind]:
-    """Return the kinds of tier 1 that go behind one layer."""
-    return [kind for kind in catalogue.kinds() if kind.tier == 1 and kind.levels == 1]
-
-
 def _markdown(rows: list[dict[str, Any]], conditions: str) -> str:
     lines = [
         "# What NVIDIA's builder makes of networks, before and after surgery",
@@ -234,7 +193,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--markdown", action="store_true", help="print the page docs/builder-table.md")
     options = parser.parse_args(arguments)
-    options.models = options.models or [*NETWORKS, *(f"yolo11n+{kind.name}" for kind in _tier_1())]
+    options.models = options.models or [*NETWORKS, *(f"yolo11n+{kind.name}" for kind in tier_1() if kind.levels == 1)]
     options.target = options.target or list(ORACLE_TARGETS)
     return options
 
