@@ -230,6 +230,7 @@ class FakeEngine:
         before: Called with each batch, before its result.
         plans: What the backend proposes.
         open_error: Raised by `Backend.open` for plans that it holds for.
+        on_gpu: It is a backend of a device.
     """
 
     name = "fake"
@@ -241,7 +242,9 @@ class FakeEngine:
         plans: Sequence[SessionOptions] = (SessionOptions(contexts=2, threads=1),),
         before_plan: Callable[[SessionOptions], Callable[[NDArray[np.uint8]], None] | None] | None = None,
         open_error: Callable[[SessionOptions], BaseException | None] = lambda options: None,
+        on_gpu: bool = False,
     ) -> None:
+        self.on_gpu = on_gpu
         self.path = Path("fake.engine")
         self.info = info or engine_info()
         self._before, self._plans, self._before_plan, self._open_error = before, list(plans), before_plan, open_error

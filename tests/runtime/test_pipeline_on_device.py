@@ -72,6 +72,18 @@ def test_plans_that_do_not_fit_are_measured_with_the_contexts_that_do(
     assert all(plan.contexts <= 3 for plan in plans)
 
 
+def test_plans_are_measured_where_the_weights_have_room_once_only(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trtdeploy.runtime.tuner.MEASURE_S", 0.05)
+    engine = engine_on(machine, tmp_path, Traits(weight_bytes=5 * MIB))
+    with Pipeline(engine, SOURCES, options=PipelineOptions(tune="always")) as pipeline:
+        assert len(list(pipeline)) == 80
+        plans = pipeline.metrics().plans
+    assert {plan.contexts for plan in plans} == {1, 2, 3}
+    assert [plan.error for plan in plans if plan.error] == []
+
+
 @pytest.mark.parametrize("work", ["network begins", "cudaMemcpyDeviceToHost"])
 def test_a_device_that_fails_in_the_middle_ends_the_pipeline_and_the_files_stay_whole(
     machine: Machine, tmp_path: Path, work: str

@@ -110,6 +110,57 @@ def test_a_stop_ends_the_measurement_with_the_best_so_far() -> None:
     assert best.options == WIDE
 
 
+class TestOnADevice:
+    """Plans differ in the number of contexts only, and a second session would hold the weights again."""
+
+    def engine(self, third: Callable[[], None], refuses_again: bool = False) -> FakeEngine:
+        """Return an engine whose contexts take 10 ms a batch; `third` is called too once there are three."""
+
+        def infer(_batch: NDArray) -> None:
+            time.sleep(0.01)
+            if len(engine.sessions[-1].contexts) == 3:
+                third()
+
+        def refuse(_options: SessionOptions) -> Exception | None:
+            return EngineError("gone") if engine.sessions and refuses_again else None
+
+        engine = FakeEngine(before=infer, open_error=refuse, on_gpu=True)
+        return engine
+
+    def check(self, engine: FakeEngine, order: tuple[int, ...], contexts: int, closed: list[int]) -> list[str]:
+        """Check the winner and which sessions were closed, and return the errors of the plans."""
+        best = tuner(engine).choose([SessionOptions(contexts=number) for number in order], [1])
+        assert best.options.contexts == len(best.contexts) == contexts
+        assert best.contexts == engine.sessions[-1].contexts
+        assert [session.closed for session in engine.sessions] == closed
+        assert tuple(m.contexts for m in best.measured) == order
+        return [m.error for m in best.measured]
+
+    def test_all_plans_are_measured_in_one_session_by_their_own_numbers_of_contexts(self) -> None:
+        engine = self.engine(third=lambda: None)
+        assert self.check(engine, (2, 1, 3), contexts=3, closed=[0]) == ["", "", ""]
+        first, second, third = (len(context.batches) for context in engine.sessions[0].contexts)
+        assert first > second > third, "one ran in three plans, one in two, one in one"
+
+    def test_contexts_that_lost_are_given_up_with_their_session(self) -> None:
+        engine = self.engine(third=lambda: time.sleep(0.02))
+        assert self.check(engine, (2, 1, 3), contexts=2, closed=[1, 0]) == ["", "", ""]
+
+    def test_a_session_in_which_a_plan_failed_is_replaced_before_the_next_one(self) -> None:
+        def fail() -> None:
+            raise EngineError("the third is too many")
+
+        engine = self.engine(third=fail)
+        errors = self.check(engine, (2, 3, 1), contexts=2, closed=[1, 0])
+        assert errors == ["", "EngineError: the third is too many", ""]
+
+    def test_a_session_that_cannot_be_opened_again_is_an_error_and_nothing_stays_open(self) -> None:
+        engine = self.engine(third=lambda: time.sleep(0.02), refuses_again=True)
+        with pytest.raises(EngineError, match="gone"):
+            self.check(engine, (2, 1, 3), contexts=2, closed=[])
+        assert [session.closed > 0 for session in engine.sessions] == [True]
+
+
 def options(**changes: object) -> PipelineOptions:
     return PipelineOptions(**changes)
 

@@ -31,7 +31,10 @@ BATCH_GAIN = 1.05
 
 @dataclass(frozen=True, kw_only=True)
 class OpenPlan:
-    """An open session with its contexts, ready for the workers."""
+    """An open session with its contexts, ready for the workers.
+
+    While plans are measured on a device, they share a session and its contexts, and each uses the first of these.
+    """
 
     session: Session
     contexts: list[Context]
@@ -44,7 +47,8 @@ class Tuner:
     """Opens an engine the way that infers most images per second here.
 
     Plans are measured one after the other, all contexts of a plan at the same time, on a blank image. The first plan
-    is measured at each batch; the others at the batch that won.
+    is measured at each batch; the others at the batch that won. On a device, where plans differ in the number of
+    contexts only, no two sessions are open at the same time: each would hold the weights.
 
     Args:
         engine: The engine.
@@ -69,20 +73,11 @@ class Tuner:
             EngineError: The backend refused it, or there is no memory for a single context.
         """
         session = self._engine.backend.open(self._engine.path, self._engine.info, options)
-        contexts: list[Context] = []
         try:
-            while len(contexts) < options.contexts:
-                contexts.append(session.create_context())
-        except DeviceMemoryError as error:
-            if not contexts:
-                session.close()
-                raise
-            logger.warning("Running with %d of %d contexts: %s", len(contexts), options.contexts, error)
-            options = replace(options, contexts=len(contexts))
+            return _with_contexts(session, [], options, max_batch)
         except BaseException:
             session.close()
             raise
-        return OpenPlan(session=session, contexts=contexts, options=options, max_batch=max_batch)
 
     def choose(self, plans: Sequence[SessionOptions], batches: Sequence[int]) -> OpenPlan:
         """Measure `plans` and return the fastest, open; a plan that fails is passed over.
@@ -92,7 +87,7 @@ class Tuner:
             batches: Batch sizes to choose from, ascending; at least one.
 
         Raises:
-            EngineError: Every plan failed.
+            EngineError: Every plan failed, or the best one cannot be opened again.
         """
         best: OpenPlan | None = None
         measured: list[PlanMeasurement] = []
@@ -102,6 +97,8 @@ class Tuner:
                 if best is not None and self._halted():
                     break
                 best = self._better(best, plan, batches, measured, errors)
+            if best is not None and len(best.contexts) > best.options.contexts:
+                best = self._open_again(best)
         except BaseException:
             if best is not None:
                 best.session.close()
@@ -121,9 +118,17 @@ class Tuner:
         measured: list[PlanMeasurement],
         errors: list[Exception],
     ) -> OpenPlan | None:
-        """Measure one plan and return the better of it and `best`; the other one is closed."""
+        """Measure one plan and return the better of it and `best`; the other one's session is closed if it has its own.
+
+        Raises:
+            EngineError: `best` shared its session with a plan that failed, and cannot be opened again.
+        """
+        shared = best if self._engine.backend.on_gpu else None
         try:
-            opened = self.open(plan, batches[0])
+            if shared is None:
+                opened = self.open(plan, batches[0])
+            else:
+                opened = _with_contexts(shared.session, shared.contexts, plan, shared.max_batch)
         except EngineError as error:
             errors.append(error)
             measured.append(_failed(plan, batches[0], error))
@@ -136,12 +141,23 @@ class Tuner:
         rate_to_beat = max((m.images_per_s for m in measured), default=0.0)
         measured += results
         winner = fastest(results)
-        if winner is None or (best is not None and winner.images_per_s <= rate_to_beat * PLAN_GAIN):
+        if winner is not None and (best is None or winner.images_per_s > rate_to_beat * PLAN_GAIN):
+            if best is not None and shared is None:
+                best.session.close()
+            return replace(opened, max_batch=winner.batch)
+        if shared is None:
             opened.session.close()
             return best
-        if best is not None:
-            best.session.close()
-        return replace(opened, max_batch=winner.batch)
+        return self._open_again(shared) if winner is None else shared  # what failed may have broken the session
+
+    def _open_again(self, plan: OpenPlan) -> OpenPlan:
+        """Return `plan` in a new session, with its own contexts only.
+
+        Raises:
+            EngineError: The backend refuses it now.
+        """
+        plan.session.close()
+        return self.open(plan.options, plan.max_batch)
 
     def _measure_batches(
         self, opened: OpenPlan, batches: Sequence[int], errors: list[Exception]
@@ -162,8 +178,9 @@ class Tuner:
             Exception: What a context raised.
         """
         image = np.full((batch, self._size.height, self._size.width, 3), PAD_VALUE, np.uint8)
-        self._run_all([_Run(context, image, 0.0, self._halted) for context in opened.contexts])
-        runs = [_Run(context, image, self._measure_s, self._halted) for context in opened.contexts]
+        contexts = opened.contexts[: opened.options.contexts]
+        self._run_all([_Run(context, image, 0.0, self._halted) for context in contexts])
+        runs = [_Run(context, image, self._measure_s, self._halted) for context in contexts]
         self._run_all(runs)
         return PlanMeasurement(
             contexts=opened.options.contexts,
@@ -223,6 +240,29 @@ class _Run:
                 self.elapsed_s = time.perf_counter() - begun
         except Exception as error:  # noqa: BLE001 - handed to the tuner
             self.error = error
+
+
+def _with_contexts(session: Session, contexts: list[Context], options: SessionOptions, max_batch: int) -> OpenPlan:
+    """Return a plan in an open session, with fewer contexts where the device's memory ends.
+
+    Args:
+        session: The session.
+        contexts: All its contexts; those that are missing are added.
+        options: How the session will be used.
+        max_batch: The plan's batch.
+
+    Raises:
+        EngineError: There is no memory for a single context, or the library made none.
+    """
+    try:
+        while len(contexts) < options.contexts:
+            contexts.append(session.create_context())
+    except DeviceMemoryError as error:
+        if not contexts:
+            raise
+        logger.warning("Running with %d of %d contexts: %s", len(contexts), options.contexts, error)
+        options = replace(options, contexts=len(contexts))
+    return OpenPlan(session=session, contexts=contexts, options=options, max_batch=max_batch)
 
 
 def _failed(plan: SessionOptions, batch: int, error: Exception) -> PlanMeasurement:
