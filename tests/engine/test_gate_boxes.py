@@ -91,6 +91,15 @@ def test_tiny_box_is_judged_by_its_corners() -> None:
     assert fates([(10, 10, 16, 16, 0.9, 0)], [(10.5, 10, 16, 16, 0.9, 0)], FP32) == ["moved"]
 
 
+@pytest.mark.parametrize("box", [(10, 10, 10, 16), (16, 10, 10, 16), (10, 10, 10.6, 16)], ids=str)
+def test_box_with_little_or_no_area_is_found_again_where_its_corners_are(box: tuple[float, ...]) -> None:
+    moved = tuple(side + shift for side, shift in zip(box, (0.5, 0, 0.5, 0), strict=True))
+    far = tuple(side + shift for side, shift in zip(box, (0.8, 0, 0.8, 0), strict=True))
+    assert fates([(*box, 0.9, 0)], [(*moved, 0.9, 0)]) == ["same"]
+    assert fates([(*box, 0.9, 0)], [(*moved, 0.9, 1)]) == ["class"]
+    assert fates([(*box, 0.9, 0)], [(*far, 0.9, 0)]) == ["extra", "missing"]
+
+
 def test_neighbours_are_matched_by_largest_overlap() -> None:
     second: Row = (130, 100, 230, 200, 0.8, 0)
     swapped = [(130, 100, 230, 200, 0.86, 0), (100, 100, 200, 200, 0.84, 0)]

@@ -116,6 +116,9 @@ def defect_of(outputs: Outputs, slot: int, classes: int) -> str:
 def compare_boxes(expected: Found, got: Found, tolerance: Tolerance, nms: NmsInfo) -> list[Judged]:
     """Match the boxes of one image, within each class and the largest overlap first, and judge every box.
 
+    Boxes whose corners are within `tolerance.pixels` are the same object whatever they overlap: heads that regress
+    distances without a distribution, such as YOLO26's, give boxes without area, and those overlap nothing.
+
     Args:
         expected: Boxes of the reference.
         got: Boxes of the engine.
@@ -123,12 +126,14 @@ def compare_boxes(expected: Found, got: Found, tolerance: Tolerance, nms: NmsInf
         nms: Thresholds of the engine, at which boxes may come and go.
     """
     overlaps = pairwise_iou(expected.boxes, got.boxes)
+    apart = np.abs(expected.boxes[:, None] - got.boxes[None]).max(axis=-1)
+    alike = np.where(apart <= tolerance.pixels, np.maximum(overlaps, _MATCH_IOU), overlaps)
     same_class = expected.classes[:, None] == got.classes[None, :]
-    pairs = _match(np.where(same_class, overlaps, 0.0))
+    pairs = _match(np.where(same_class, alike, 0.0))
     judged = [_pair(expected, got, i, j, float(overlaps[i, j]), tolerance) for i, j in pairs]
     lost = sorted(set(range(len(expected))) - {i for i, _ in pairs})
     new = sorted(set(range(len(got))) - {j for _, j in pairs})
-    relabelled = _match(overlaps[np.ix_(lost, new)])
+    relabelled = _match(alike[np.ix_(lost, new)])
     for row, column in relabelled:
         i, j = lost[row], new[column]
         judged.append(_with_deviation("class", expected.box(i), got.box(j), float(overlaps[i, j])))

@@ -62,7 +62,7 @@ class GateReport:
         failures: Every limit that was exceeded, in a sentence each, the plainest first.
         boxes: Boxes of the reference that the engine had to find, over all batches.
         counts: Boxes, or elements of raw outputs, by fate.
-        largest: Largest deviations among matched boxes: `iou` (the least), `pixels`, `score`.
+        largest: Largest deviations among matched boxes: `iou` (the least; 0 for boxes without area), `pixels`, `score`.
         worst: The most confident boxes that differ, with place, expected and got.
         images: Names of the images.
         batches: The batches that ran, in words.
