@@ -62,8 +62,9 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	$(PIP) -e .
 	touch $@
 
-$(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed-test: pyproject.toml requirements-kernels.txt | $(VENV)/bin/python
 	$(PIP) -e '.[test]'
+	$(PIP) --no-deps -r requirements-kernels.txt
 	touch $@ $(VENV)/.installed
 
 # The Python bindings of three TensorRT versions, for tests/conformance: 5 MB, none of NVIDIA's libraries.

@@ -10,6 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from trtdeploy.core.discovery import version_of
+
+TRITON = "3.9.0"
+needs_triton = pytest.mark.skipif(
+    version_of("triton") != TRITON,
+    reason=f"needs Triton {TRITON}, on x86-64 and Python 3.11: pip install --no-deps -r requirements-kernels.txt",
+)
 _CHILD = Path(__file__).with_name("interpret_child.py")
 
 

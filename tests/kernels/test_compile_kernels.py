@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from interpret import needs_triton
 
 from trtdeploy.attention.plugins import plugin_specs
 from trtdeploy.kernels.store import PTX_FOLDER, TABLE_PATH, load_table, ptx_text
@@ -62,6 +63,7 @@ def _run(*options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@needs_triton
 def test_the_package_holds_what_the_sources_give() -> None:
     for kernels in ("coord_gate_f16_hwc8", "scaled_dot_product_f32_linear_d16_wide"):
         done = _run("--check", "--only", kernels)

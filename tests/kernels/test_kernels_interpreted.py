@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from interpret import interpret
+from interpret import interpret, needs_triton
 from kernel_cases import MAPS, jobs_of, tolerance_of
 from mutants import MUTANTS, Mutant
 
 from trtdeploy.attention.plugins import plugin_specs
 from trtdeploy.kernels.spec import Launch, PluginSpec
 
+pytestmark = needs_triton
 SPECS = plugin_specs()
 LAUNCHES = {launch.name: (spec, launch) for spec in SPECS.values() for launch in spec.launches}
 RUNS = 4
