@@ -4,7 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-real test-gpu docker-check attention-table builder-table engine-table kernels kernel-table lint clean
+.PHONY: demo test test-real test-gpu docker-check attention-table builder-table engine-table kernels kernel-table \
+  lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/trtdeploy demo --output demo-output --force

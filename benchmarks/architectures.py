@@ -8,8 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from calibrated import export, import_ultralytics
+from calibrated import calibrate, export, import_ultralytics
+from numpy.typing import NDArray
 
 from trtdeploy.attention import catalogue
 from trtdeploy.attention.kind import AttentionKind
@@ -20,7 +22,7 @@ LAYERS = ("model.4", "model.6", "model.8")
 NETWORKS = ("yolov8n", "yolov10n", "yolo11n", "yolo12n", "yolo26n")
 
 
-def exported(name: str, folder: Path, dynamo: bool = False) -> Path:
+def exported(name: str, folder: Path, dynamo: bool = False, photos: NDArray[np.uint8] | None = None) -> Path:
     """Return the ONNX file of an architecture, with open batch and sizes, written to `folder` unless it is there.
 
     Args:
@@ -28,6 +30,8 @@ def exported(name: str, folder: Path, dynamo: bool = False) -> Path:
             go behind one of them each. Kinds that take several maps go before the head.
         folder: Where it is written.
         dynamo: Export with torch's own exporter, which traces the program, instead of Ultralytics'.
+        photos: `[B, H, W, 3]` uint8 BGR; the network is calibrated to find something on them. Without them its outputs
+            hardly depend on the image.
     """
     target = folder / f"{name}.onnx"
     if target.exists():
@@ -43,9 +47,11 @@ def exported(name: str, folder: Path, dynamo: bool = False) -> Path:
             insert(network, kind, "head")
         else:
             insert(network, kind, LAYERS if len(one_map) == 1 else LAYERS[one_map.index(kind)])
+    network.end2end = getattr(network.model[-1], "one2one_cv2", None) is not None
+    if photos is not None:
+        calibrate(network, photos)
     if dynamo:
         return _export_with_dynamo(network, target)
-    network.end2end = getattr(network.model[-1], "one2one_cv2", None) is not None
     return export(wrapper, target, 640, dynamic=True, simplify=False, opset=17)
 
 
