@@ -39,7 +39,8 @@ itself on its way into the network. Seconds: the whole command on a shared machi
 its comparison in ONNX Runtime, and three builds included. `yolo11n+KIND` is YOLO11n with attention behind layers 4, 6
 and 8 (`multi_scale`, which takes three maps: before the head); its own partial self-attention is the one more block
 that each has. At batch 1 the builder does not fuse attention of one head over few positions (self_attention at 40x40
-and 20x20 pixels), which it does with an open batch (builder-table.md). All weights but those of circuit_boards, trtdeploy's own detector, are random.
+and 20x20 pixels), which it does with an open batch (builder-table.md). All
+weights but those of circuit_boards, trtdeploy's own detector, are random.
 
 | network | attention, fused | targets | plan, MiB | kernels | launches | MHA | activations, MiB | seconds |
 |---|---|---|---:|---:|---:|---:|---:|---:|"""
