@@ -7,10 +7,6 @@ from pathlib import Path
 
 from trtdeploy.core.discovery import is_installed
 
-TENSORRT_INSTALL = (
-    "pip install tensorrt-cu13  (CUDA 12: tensorrt-cu12; on a Jetson it comes with JetPack: make the environment with "
-    "python3 -m venv --system-site-packages)"
-)
 _DRIVER = Path("/proc/driver/nvidia/version")
 _JETSON = Path("/etc/nv_tegra_release")
 _DEVICES = ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/dxg")

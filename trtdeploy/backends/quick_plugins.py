@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trtdeploy.backends.trt_libraries import version_numbers
 from trtdeploy.core.errors import BuildError
-from trtdeploy.kernels.expression import Attributes, Numbers, evaluate
+from trtdeploy.kernels.expression import OPERATORS, Attributes, Numbers, evaluate
 from trtdeploy.kernels.spec import NAMESPACE, PLUGIN_VERSION, DataType, Launch, Layout, Operand, PluginSpec, Result
 from trtdeploy.kernels.store import PtxTarget, launch_entry, ptx_text
 
@@ -226,8 +227,7 @@ def ptx_target(compute_capability: tuple[int, int]) -> PtxTarget:
 
 def supports_quick_plugins(tensorrt: Any) -> bool:
     """Return whether a module has quick plugins whose kernels are compiled ahead of time; `tensorrt_rtx` has none."""
-    version = tuple(int(part) for part in tensorrt.__version__.split(".")[:2])
-    return hasattr(tensorrt, "QuickPluginCreationRequest") and version >= FIRST_VERSION
+    return hasattr(tensorrt, "QuickPluginCreationRequest") and version_numbers(tensorrt.__version__) >= FIRST_VERSION
 
 
 def _signed(function: Callable[..., Any], parameters: Iterable[tuple[str, Any]], returns: Any) -> Callable[..., Any]:
@@ -289,23 +289,13 @@ class SymbolicSizes:
 
     def binary(self, op: str, a: Any, b: Any) -> Any:
         """Return the result of one of `BINARY`."""
+        if op in OPERATORS:
+            return OPERATORS[op](a, b)
         match op:
-            case "+":
-                return a + b
-            case "-":
-                return a - b
-            case "*":
-                return a * b
-            case "//":
-                return a // b
             case "cdiv":
                 return self.trtp.cdiv(a, b)
             case "max":
                 return self.trtp.max(a, b)
             case "min":
                 return self.trtp.min(a, b)
-            case "==":
-                return a == b
-            case "<":
-                return a < b
         raise ValueError(f"There is no operation {op!r} in expressions.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from trtdeploy.backends.base import Backend
-from trtdeploy.backends.device_files import TENSORRT_INSTALL
+from trtdeploy.backends.trt_libraries import INSTALL
 from trtdeploy.core.errors import MissingDependencyError, UsageError
 
 AUTO = "auto"
@@ -108,6 +108,6 @@ def _install(name: str) -> str:
 
 _INSTALL = {
     "onnxruntime": "pip install onnxruntime",
-    "tensorrt": TENSORRT_INSTALL,
-    "tensorrt-rtx": "pip install 'trtdeploy[rtx]'",
+    "tensorrt": INSTALL["tensorrt"],
+    "tensorrt-rtx": INSTALL["tensorrt_rtx"],
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtdeploy.backends.base import Availability, Progress, SessionOptions
-from trtdeploy.backends.device_files import TENSORRT_INSTALL, driver_version, why_no_gpu
+from trtdeploy.backends.device_files import driver_version, why_no_gpu
 from trtdeploy.backends.timing_cache import timing_cache_path
+from trtdeploy.backends.trt_libraries import INSTALL, version_numbers
 from trtdeploy.backends.trt_options import TENSORRT_OPTIONS, TensorRtOptions
 from trtdeploy.backends.trt_plan import PlanRequest, precision_note, refuse_int8, write_plan_of
 from trtdeploy.core.discovery import is_installed, version_of
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _FIRST, _AFTER = (10, 0), (12, 0)
 _FIRST_PLUGINS_BEFORE_BODIES = (10, 7)
+_INSTALL = INSTALL["tensorrt"]
 _DISTRIBUTIONS = (
     "tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings",
 )  # fmt: skip
@@ -54,10 +55,10 @@ class TensorRtBackend:
         """Return whether TensorRT is installed in a version that is supported, without importing it."""
         version = version_of(*_DISTRIBUTIONS) if is_installed("tensorrt") else None
         if version is None:
-            reason = f"not installed: {TENSORRT_INSTALL}"
+            reason = f"not installed: {_INSTALL}"
             return Availability(usable=False, version=None, reason=reason, cannot_run=why_no_gpu())
-        if not _FIRST <= numbers_of(version) < _AFTER:
-            reason = f"TensorRT {version} is not supported, expected 10.0 to 11.x: {TENSORRT_INSTALL}"
+        if not _FIRST <= version_numbers(version) < _AFTER:
+            reason = f"TensorRT {version} is not supported, expected 10.0 to 11.x: {_INSTALL}"
             return Availability(usable=False, version=version, reason=reason, cannot_run=why_no_gpu())
         return Availability(usable=True, version=version, reason="installed", cannot_run=why_no_gpu())
 
@@ -79,7 +80,7 @@ class TensorRtBackend:
         """
         available = self.availability()
         if not available.usable or available.version is None:
-            raise MissingDependencyError("TensorRT 10.0 to 11.x", "the backend tensorrt", TENSORRT_INSTALL)
+            raise MissingDependencyError("TensorRT 10.0 to 11.x", "the backend tensorrt", _INSTALL)
         options = tensorrt or TensorRtOptions()
         options.check(self.name, self.takes)
         refuse_int8(self.name, info.precision)
@@ -95,7 +96,7 @@ class TensorRtBackend:
         request = PlanRequest(
             library="tensorrt", info=info, options=options, inspects=True, cache=cache, gpu=f"sm{capability}"
         )
-        self._build_variants(model, request, numbers_of(available.version), target, progress)
+        self._build_variants(model, request, version_numbers(available.version), target, progress)
 
     def _build_variants(
         self, model: ir.Model, request: PlanRequest, version: tuple[int, ...], target: Path, progress: Progress | None
@@ -156,12 +157,11 @@ class TensorRtBackend:
 
 def takes_bodies_first(options: TensorRtOptions, version: str | None) -> bool:
     """Return whether this TensorRT would take an operation's body although its plugin is wanted."""
-    return options.attention == "plugin" and version is not None and numbers_of(version) < _FIRST_PLUGINS_BEFORE_BODIES
-
-
-def numbers_of(version: str) -> tuple[int, ...]:
-    """Return the numbers that a version starts with."""
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:4])
+    return (
+        options.attention == "plugin"
+        and version is not None
+        and version_numbers(version) < _FIRST_PLUGINS_BEFORE_BODIES
+    )
 
 
 def _time_on_device(path: Path, info: EngineInfo) -> float:

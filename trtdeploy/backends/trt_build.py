@@ -13,11 +13,11 @@ from typing import Any
 
 from trtdeploy.backends.base import Progress
 from trtdeploy.backends.rtx_log import is_fact
+from trtdeploy.backends.trt_libraries import TITLES
 from trtdeploy.backends.trt_progress import make_monitor
 from trtdeploy.core.errors import BuildError, ModelError, UsageError
 from trtdeploy.core.files import sink_error
 
-TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 Profile = dict[str, list[list[int]]]
 """Minimum, optimum and maximum shape of each input, as JSON."""
 _NOISE = ("catchCudaError", "CUDA initialization", "Begin node", "End node", "While parsing node number")

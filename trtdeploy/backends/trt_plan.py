@@ -15,7 +15,8 @@ import msgspec
 from trtdeploy.backends.base import Progress
 from trtdeploy.backends.child import run_in_child
 from trtdeploy.backends.rtx_log import ACTIVATION, WEIGHTS, parse_bytes, parse_kernels
-from trtdeploy.backends.trt_build import TITLES, PlanBuild, Profile
+from trtdeploy.backends.trt_build import PlanBuild, Profile
+from trtdeploy.backends.trt_libraries import TITLES
 from trtdeploy.backends.trt_options import CLI_NAMES, TensorRtOptions
 from trtdeploy.core.engine_info import EngineInfo, PlanInfo, ProfileInfo
 from trtdeploy.core.errors import BuildError, ModelError, UsageError
@@ -258,13 +259,14 @@ def _register_plugins(library: str, gpu: str) -> None:
 
     from trtdeploy.attention.plugins import plugin_specs
     from trtdeploy.backends.plugin_library import load_plugin_library
-    from trtdeploy.backends.quick_plugins import FIRST_VERSION, register_quick_plugins
+    from trtdeploy.backends.quick_plugins import ptx_target, register_quick_plugins, supports_quick_plugins
 
     trt = import_module(library)
-    if tuple(int(part) for part in str(trt.__version__).split(".")[:2]) < FIRST_VERSION:
-        load_plugin_library(trt)
+    if supports_quick_plugins(trt):
+        number = int(gpu.removeprefix("sm"))
+        register_quick_plugins(trt, plugin_specs().values(), ptx_target(divmod(number, 10)))
     else:
-        register_quick_plugins(trt, plugin_specs().values(), "sm75" if gpu == "sm75" else "sm80")
+        load_plugin_library(trt)
 
 
 def _noted(options: TensorRtOptions) -> list[str]:

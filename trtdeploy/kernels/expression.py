@@ -5,8 +5,9 @@ They are data: the quick plugin evaluates them on TensorRT's symbolic sizes, the
 
 from __future__ import annotations
 
+import operator
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +15,11 @@ Json = int | list[Any]
 
 BINARY = ("+", "-", "*", "//", "cdiv", "max", "min", "==", "<")
 """What TensorRT's symbolic sizes can compute. Comparisons give 1 or 0; numbers that are divided are not negative."""
+OPERATORS: Mapping[str, Callable[[Any, Any], Any]] = {
+    "+": operator.add, "-": operator.sub, "*": operator.mul, "//": operator.floordiv,
+    "==": operator.eq, "<": operator.lt,
+}  # fmt: skip
+"""Those of `BINARY` that are Python's own, on numbers and on symbolic sizes alike."""
 
 
 @dataclass(frozen=True)
@@ -156,23 +162,13 @@ class Numbers:
 
     def binary(self, op: str, a: int, b: int) -> int:
         """Return the result of one of `BINARY`."""
+        if op in OPERATORS:
+            return int(OPERATORS[op](a, b))
         match op:
-            case "+":
-                return a + b
-            case "-":
-                return a - b
-            case "*":
-                return a * b
-            case "//":
-                return a // b
             case "cdiv":
                 return -(-a // b)
             case "max":
                 return max(a, b)
             case "min":
                 return min(a, b)
-            case "==":
-                return int(a == b)
-            case "<":
-                return int(a < b)
         raise ValueError(f"There is no operation {op!r} in expressions. Expected one of {BINARY}.")

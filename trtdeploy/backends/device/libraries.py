@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,15 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from trtdeploy.backends.device.cuda import Cuda, load_cuda
-from trtdeploy.backends.device_files import TENSORRT_INSTALL
+from trtdeploy.backends.trt_libraries import INSTALL, TITLES
 from trtdeploy.core.errors import MissingDependencyError
 
 logger = logging.getLogger("trtdeploy.backends")
 
 Library = Literal["tensorrt", "tensorrt_rtx"]
 
-_INSTALL = {"tensorrt": TENSORRT_INSTALL, "tensorrt_rtx": "pip install 'trtdeploy[rtx]'"}
-TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 _KEPT_ERRORS = 20
 _LOGGER = "_trtdeploy_logger"
 
@@ -62,7 +59,7 @@ def load_libraries(library: Library, needed_for: str) -> Libraries:
     except ModuleNotFoundError as error:
         if error.name != library:
             raise
-        raise MissingDependencyError(TITLES[library], needed_for, _INSTALL[library]) from None
+        raise MissingDependencyError(TITLES[library], needed_for, INSTALL[library]) from None
     return Libraries(trt, load_cuda(needed_for))
 
 
@@ -167,8 +164,3 @@ def give_scratch(context: Any, address: int, size: int) -> None:
         context.device_memory = address
     else:
         give(address, size)
-
-
-def version_numbers(version: str) -> tuple[int, ...]:
-    """Return the first three numbers of a version such as `10.13.3.9`: plans depend on them."""
-    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])

@@ -8,7 +8,6 @@ from typing import Any
 
 from trtdeploy.backends.base import SessionOptions
 from trtdeploy.backends.device.libraries import (
-    TITLES,
     Libraries,
     Library,
     error_log,
@@ -16,9 +15,9 @@ from trtdeploy.backends.device.libraries import (
     listening,
     load_libraries,
     register_plugins,
-    version_numbers,
 )
 from trtdeploy.backends.device.session import DeviceSession
+from trtdeploy.backends.trt_libraries import TITLES, version_numbers
 from trtdeploy.core.engine_info import EngineInfo
 from trtdeploy.core.errors import DeviceMemoryError, EngineError
 from trtdeploy.core.plan_file import PlanHeader, read_plan, verify_plan
