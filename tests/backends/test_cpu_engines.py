@@ -24,7 +24,7 @@ from trtdeploy.backends.openvino import native_half
 from trtdeploy.backends.openvino_parts import IMAGES, Part
 from trtdeploy.core import onnx_file
 from trtdeploy.core.engine_info import EngineInfo, TensorInfo
-from trtdeploy.core.errors import BuildError, EngineError, SinkError, UsageError
+from trtdeploy.core.errors import BuildError, EngineError, SinkError
 from trtdeploy.core.types import Precision
 from trtdeploy.engine.sniff import read_info
 
@@ -299,12 +299,6 @@ def test_weights_that_are_not_numbers_are_found_at_the_build(backend: str, tmp_p
     with pytest.raises(BuildError, match="holds NaN for a test image"):
         build(model, tiny.info(backend), tmp_path / "x.engine")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_int8_is_refused_in_words(backend: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=f"int8 is not available for the backend {backend} in this version"):
-        build(tiny.detector(), tiny.info(backend, "int8"), tmp_path / "x.engine")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -11,7 +11,7 @@ from trtdeploy.backends.child import run_in_child
 from trtdeploy.backends.contract import Contract
 from trtdeploy.backends.fp16_storage import store_weights_as_fp16
 from trtdeploy.core.engine_info import METADATA_KEY, EngineInfo, decode_info, encode_info
-from trtdeploy.core.errors import BuildError, EngineError, UsageError
+from trtdeploy.core.errors import BuildError, EngineError
 from trtdeploy.core.onnx_file import write_onnx
 from trtdeploy.core.types import Precision
 
@@ -71,19 +71,6 @@ def run_probes(report: Progress, backend: Backend, path: str, metadata: str) -> 
             contract.check_outputs(images, context.infer(images))
     except EngineError as error:
         raise BuildError(str(error)) from error
-
-
-def refuse_int8(info: EngineInfo) -> None:
-    """Raise for INT8, which needs a calibrated model that no pass makes yet.
-
-    Raises:
-        UsageError: `info` asks for INT8.
-    """
-    if Precision(info.precision) is Precision.INT8:
-        raise UsageError(
-            f"Precision int8 is not available for the backend {info.backend} in this version. "
-            "Build with --fp16, or without a precision for FP32."
-        )
 
 
 def first_lines(error: Exception, characters: int = 600) -> str:

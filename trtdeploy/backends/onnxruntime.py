@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from trtdeploy.backends.base import Availability, Progress, SessionOptions
 from trtdeploy.backends.contract import Contract
-from trtdeploy.backends.onnx_engine import first_lines, refuse_int8, run_probes, write_engine
+from trtdeploy.backends.onnx_engine import first_lines, run_probes, write_engine
 from trtdeploy.backends.threads import core_plans, threads_per_context
 from trtdeploy.backends.trt_options import TensorRtOptions
 from trtdeploy.core.discovery import is_installed, version_of
@@ -55,12 +55,11 @@ class OnnxRuntimeBackend:
         """Write the engine after it ran in a child process; see `Backend.build`.
 
         Raises:
-            UsageError: INT8 was asked, or options of TensorRT were given.
+            UsageError: Options of TensorRT were given.
             BuildError: ONNX Runtime refused the model or crashed.
             SinkError: The file could not be written.
         """
         (tensorrt or TensorRtOptions()).check(self.name, self.takes)
-        refuse_int8(info)
         write_engine(model, info, target, library="ONNX Runtime", probe=_probe, progress=progress)
 
     def open(self, path: Path, info: EngineInfo, options: SessionOptions) -> OnnxRuntimeSession:
@@ -84,6 +83,11 @@ class OnnxRuntimeBackend:
             return (
                 "Weights are stored in FP16 (half the file); ONNX Runtime computes in FP32 on a CPU, so this saves "
                 "space, not time."
+            )
+        if precision is Precision.INT8:
+            return (
+                "Convolutions and products are INT8 by Q/DQ in the graph, attention and the head's last layers "
+                "excepted; the rest is FP32. On CPUs without VNNI this is slower than FP32: measure with `bench`."
             )
         return "Weights and arithmetic in FP32."
 

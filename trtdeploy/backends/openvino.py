@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from trtdeploy.backends.base import Availability, Progress, SessionOptions
 from trtdeploy.backends.contract import Contract
-from trtdeploy.backends.onnx_engine import first_lines, refuse_int8, run_probes, write_engine
+from trtdeploy.backends.onnx_engine import first_lines, run_probes, write_engine
 from trtdeploy.backends.threads import core_plans, threads_per_context
 from trtdeploy.backends.trt_options import TensorRtOptions
 from trtdeploy.core.discovery import is_installed, require, version_of
@@ -52,14 +52,13 @@ class OpenVinoBackend:
         """Write the engine after it ran in a child process; see `Backend.build`.
 
         Raises:
-            UsageError: INT8 was asked, or options of TensorRT were given.
+            UsageError: Options of TensorRT were given.
             BuildError: OpenVINO refused the model or crashed.
             SinkError: The file could not be written.
             MissingDependencyError: OpenVINO is not installed.
         """
         require("openvino", "the backend openvino", "openvino")
         (tensorrt or TensorRtOptions()).check(self.name, self.takes)
-        refuse_int8(info)
         write_engine(model, info, target, library="OpenVINO", probe=_probe, progress=progress)
 
     def open(self, path: Path, info: EngineInfo, options: SessionOptions) -> OpenVinoSession:
@@ -78,6 +77,11 @@ class OpenVinoBackend:
 
     def precision_note(self, precision: Precision) -> str:
         """Return what `precision` means on this CPU."""
+        if precision is Precision.INT8:
+            return (
+                "Convolutions and products are INT8 by Q/DQ in the graph, attention and the head's last layers "
+                "excepted; OpenVINO runs the rest as it does FP32 models."
+            )
         if precision is not Precision.FP16:
             return "Weights and arithmetic in FP32."
         half = native_half() if is_installed("openvino") else None

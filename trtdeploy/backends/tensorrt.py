@@ -13,7 +13,7 @@ from trtdeploy.backends.device_files import driver_version, why_no_gpu
 from trtdeploy.backends.timing_cache import timing_cache_path
 from trtdeploy.backends.trt_libraries import INSTALL, version_numbers
 from trtdeploy.backends.trt_options import TENSORRT_OPTIONS, TensorRtOptions
-from trtdeploy.backends.trt_plan import PlanRequest, precision_note, refuse_int8, write_plan_of
+from trtdeploy.backends.trt_plan import PlanRequest, precision_note, write_plan_of
 from trtdeploy.core.discovery import is_installed, version_of
 from trtdeploy.core.engine_info import EngineInfo
 from trtdeploy.core.errors import BuildError, EngineError, MissingDependencyError
@@ -73,7 +73,7 @@ class TensorRtBackend:
         """Write a plan; see `Backend.build`.
 
         Raises:
-            UsageError: INT8 was asked, or an option is not for this backend or device.
+            UsageError: An option is not for this backend or device.
             BuildError: There is no GPU, or TensorRT refused the model, crashed, or took too long.
             SinkError: The file could not be written.
             MissingDependencyError: TensorRT is not installed, or in a version that is not supported.
@@ -83,7 +83,6 @@ class TensorRtBackend:
             raise MissingDependencyError("TensorRT 10.0 to 11.x", "the backend tensorrt", _INSTALL)
         options = tensorrt or TensorRtOptions()
         options.check(self.name, self.takes)
-        refuse_int8(self.name, info.precision)
         if available.cannot_run:
             raise BuildError(
                 f"TensorRT builds on the GPU that runs the plan: {available.cannot_run} Build on that machine, or with "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from trtdeploy.backends.base import Availability, Progress, SessionOptions
 from trtdeploy.backends.device_files import why_no_gpu
 from trtdeploy.backends.trt_options import RTX_OPTIONS, TARGETS, TensorRtOptions
-from trtdeploy.backends.trt_plan import PlanRequest, precision_note, refuse_int8, write_plan_of
+from trtdeploy.backends.trt_plan import PlanRequest, precision_note, write_plan_of
 from trtdeploy.core.discovery import is_installed, require, version_of
 from trtdeploy.core.engine_info import EngineInfo
 from trtdeploy.core.errors import UsageError
@@ -56,7 +56,7 @@ class TensorRtRtxBackend:
         """Write a plan; see `Backend.build`. The smallest and largest shapes are built alone before it.
 
         Raises:
-            UsageError: INT8 was asked, an option is not for this backend, or `sm75` in FP32.
+            UsageError: An option is not for this backend, or `sm75` in FP32.
             BuildError: TensorRT-RTX refused the model, crashed, or took too long.
             SinkError: The file could not be written.
             MissingDependencyError: TensorRT-RTX is not installed.
@@ -64,7 +64,6 @@ class TensorRtRtxBackend:
         require("tensorrt_rtx", "the backend tensorrt-rtx", "rtx")
         options = tensorrt or TensorRtOptions()
         options.check(self.name, self.takes)
-        refuse_int8(self.name, info.precision)
         targets = options.targets or DEFAULT_TARGETS
         if _HALF_ONLY in targets and Precision(info.precision) is Precision.FP32:
             raise UsageError(

@@ -306,17 +306,10 @@ def precision_note(precision: Precision) -> str:
             "Tensors are FP16 in the graph, with islands of FP32 where FP16 would change detections; the network is "
             "strongly typed, so the builder lowers nothing by itself."
         )
-    return "Tensors are FP32; from Ampere on, products may be computed in TF32."
-
-
-def refuse_int8(backend: str, precision: str) -> None:
-    """Raise for INT8, which needs a calibrated model that no pass makes yet.
-
-    Raises:
-        UsageError: INT8 is asked for.
-    """
-    if Precision(precision) is Precision.INT8:
-        raise UsageError(
-            f"Precision int8 is not available for the backend {backend} in this version. Build with --fp16, or without "
-            "a precision for FP32."
+    if precision is Precision.INT8:
+        return (
+            "Convolutions and products are INT8 by Q/DQ in the graph, attention and the head's last layers excepted; "
+            "other tensors are FP16 with islands of FP32. The network is strongly typed. INT8 may be slower than FP16: "
+            "measure both on the device."
         )
+    return "Tensors are FP32; from Ampere on, products may be computed in TF32."
