@@ -6,8 +6,8 @@ weights: on two cores and 364 photographs of blood cells (BCCD, MIT licence, git
 half an hour. Ultralytics (AGPL-3.0) trains and exports, and needs polars for it (`pip install polars`); nothing that it
 made is kept in this repository.
 
-The folder that is written holds `model.onnx` (no NMS, open batch and image sizes) and `held-out/`, the VOC data that
-were not trained on.
+The folder that is written holds `model.onnx` (no NMS, open batch and image sizes), and VOC data: `trained-on/`, for
+calibration, and `held-out/`, for measuring.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from calibrated import import_ultralytics
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train, export, and copy the held-out images; return 0."""
+    """Train, export, and copy the images; return 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", help="an architecture of Ultralytics, such as yolov8n or yolo12n")
     parser.add_argument("voc", type=Path, help="folder with Annotations, JPEGImages and ImageSets/Main")
@@ -36,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     given.output.mkdir(parents=True, exist_ok=True)
     data = write_yolo(given.voc, given.output / "data")
     shutil.copy(train(given.network, data, given), given.output / "model.onnx")
-    copy_part(given.voc, "test", given.output / "held-out")
+    for title, name in (("trainval", "trained-on"), ("test", "held-out")):
+        copy_part(given.voc, title, given.output / name)
     print(f"{given.output / 'model.onnx'}; labels: {given.output / 'held-out'}")
     return 0
 
