@@ -21,8 +21,7 @@ from trtdeploy.api.advice import DEVICES, BlockFacts, Situation, advise_block, n
 from trtdeploy.backends.paired import measure_pair
 from trtdeploy.cli import detector_score
 from trtdeploy.cli.attention_plot import _spread
-from trtdeploy.cli.labelled_images import LabelledImages, class_indices, read_images
-from trtdeploy.core.errors import EngineError, SourceError, UsageError
+from trtdeploy.core.errors import EngineError
 from trtdeploy.core.types import Detections
 
 Cli = Callable[..., Any]
@@ -235,53 +234,12 @@ def _found(boxes: list[list[float]], classes: list[int]) -> Detections:
     return Detections(np.array(boxes, np.float32).reshape(-1, 4), scores, np.array(classes, np.int32))
 
 
-def test_map_of_the_labels_themselves_is_1_and_of_moved_ones_0() -> None:
-    boxes = [[10, 10, 40, 50], [60, 20, 90, 60]]
-    labels = tuple((c, (b[0], b[1], b[2] - b[0], b[3] - b[1]), False) for b, c in zip(boxes, [0, 1], strict=True))
-    data = LabelledImages((Path("a"),), ("cat", "dog"), (labels,))
-    own = {0: 0, 1: 1}
-    assert detector_score.mean_precision([_found(boxes, [0, 1])], data, own) == {"map50_95": 1.0, "map50": 1.0}
-    assert detector_score.mean_precision([_found(boxes, [1, 0])], data, own)["map50"] == 0.0
-    half = detector_score.mean_precision([_found(boxes, [0, 0])], data, own)
-    assert half["map50"] == pytest.approx(0.5)
-    assert detector_score.mean_precision([_found([], [])], data, own) == {"map50_95": 0.0, "map50": 0.0}
-
-
 def test_agreement_counts_boxes_of_the_same_class_alone() -> None:
     boxes = [[0, 0, 10, 10], [20, 20, 40, 40]]
     same = detector_score.agreement([_found(boxes, [0, 1])], [_found(boxes, [0, 1])])
     assert same == {"boxes_before": 2, "boxes_after": 2, "matched": 2}
     other = detector_score.agreement([_found(boxes, [0, 1])], [_found(boxes[:1], [1])])
     assert other == {"boxes_before": 2, "boxes_after": 1, "matched": 0}
-
-
-_VOC = """<annotation><filename>a.png</filename><object><name>red</name><bndbox><xmin>1</xmin><ymin>2</ymin>
-<xmax>10</xmax><ymax>21</ymax></bndbox></object></annotation>"""
-
-
-def test_voc_folder_is_read_with_pixels_from_1(tmp_path: Path) -> None:
-    for name in ("Annotations", "JPEGImages"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "Annotations" / "a.xml").write_text(_VOC)
-    with pytest.raises(SourceError, match=r"a\.png does not exist\. Give its folder with --images"):
-        read_images(tmp_path, None, 10)
-    cv2.imwrite(str(tmp_path / "JPEGImages" / "a.png"), np.zeros((30, 30, 3), np.uint8))
-    data = read_images(tmp_path, None, 10)
-    assert data.classes == ("red",)
-    assert data.labels == (((0, (0.0, 1.0, 10.0, 20.0), False),),)
-    assert class_indices(data.classes, ["blue", "Red"]) == {1: 0}
-    entity = '<!DOCTYPE a [<!ENTITY b "c">]>' + _VOC
-    for text, words in ((_VOC.replace("<xmin>1</xmin>", ""), "no bndbox/xmin"), ("<a", "no VOC"), (entity, "entities")):
-        (tmp_path / "Annotations" / "a.xml").write_text(text)
-        with pytest.raises(UsageError, match=words):
-            read_images(tmp_path, None, 10)
-
-
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"images": [{}], "categories": [], "annotations": []}'])
-def test_json_that_is_not_coco_is_refused(text: str, tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text(text)
-    with pytest.raises(UsageError, match="no labels in COCO's format"):
-        read_images(tmp_path / "x.json", None, 10)
 
 
 def test_advice_states_a_reason_and_figures(cli_inside: Cli, gated: Path, tmp_path: Path) -> None:

@@ -68,14 +68,15 @@ def _remove(
     **values: Any,
 ) -> None:
     from trtdeploy.api.remove_attention import RemoveOptions, remove_attention
-    from trtdeploy.cli.detector_score import check_evaluator, compare_detectors
-    from trtdeploy.cli.labelled_images import read_images
+    from trtdeploy.cli.detector_score import compare_detectors
+    from trtdeploy.evaluate.average_precision import check_evaluator
+    from trtdeploy.evaluate.datasets import read_images
 
     options = RemoveOptions(size=_size(imgsz), builder=builder, **values)
     check_outputs([("-o", output)], [model], force=options.force, makes_folders=False)
     scored = None if data is None else read_images(data, images, limit)
-    if scored is not None:
-        check_evaluator(scored)
+    if scored is not None and scored.labels is not None:
+        check_evaluator()
     screen.note(f"Removing attention from {model}")
     with screen.steps() as step:
         report = remove_attention(

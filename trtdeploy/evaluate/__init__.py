@@ -1,0 +1,1 @@
+"""Measure accuracy: labelled images, COCO's average precision, curves and plots."""

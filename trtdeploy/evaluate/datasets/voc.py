@@ -1,0 +1,109 @@
+"""PASCAL VOC's layout: Annotations/*.xml, JPEGImages/ and lists of names in ImageSets/Main.
+
+VOC's devkit counts pixels from 1 and includes the last one, so a box is `xmin - 1` to `xmax` here.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from xml.etree import ElementTree
+
+from trtdeploy.core.errors import SourceError, UsageError
+from trtdeploy.evaluate.datasets.folder import IMAGE_SUFFIXES
+from trtdeploy.evaluate.datasets.label_files import read_text
+from trtdeploy.evaluate.datasets.labelled_images import Box, Label, LabelledImages
+
+EXPECTED = "a VOC folder (Annotations/*.xml beside JPEGImages/)"
+
+
+def recognises(data: Path) -> bool:
+    """Return whether `data` is a VOC folder."""
+    return (data / "Annotations").is_dir()
+
+
+def read(data: Path, images: Path | None, split: str | None, limit: int | None) -> LabelledImages:
+    """Read a VOC folder. Difficult objects are ignored, as VOC's own scores do.
+
+    Args:
+        data: The folder.
+        images: Folder of the images; None takes JPEGImages.
+        split: Name of a list in ImageSets/Main; None takes every annotation, by name.
+        limit: Images at most; None reads all.
+
+    Raises:
+        UsageError: An annotation is not VOC's, or there is no such split.
+        SourceError: An annotation that the split names is missing.
+        OSError: A file cannot be read.
+    """
+    folder = images or data / "JPEGImages"
+    paths, found = [], []
+    for file in _annotations(data, split)[:limit]:
+        try:
+            root = ElementTree.fromstring(_plain(file))
+            objects = [(_text(item, "name"), _box(item), _flag(item, "difficult")) for item in root.iter("object")]
+        except (ElementTree.ParseError, ValueError) as error:
+            raise UsageError(f"{file} is no VOC annotation: {error}. Expected {EXPECTED}.") from error
+        paths.append(_image(folder, file.stem, root.findtext("filename") or ""))
+        found.append(objects)
+    classes = tuple(sorted({name for objects in found for name, _, _ in objects}))
+    index = {name: number for number, name in enumerate(classes)}
+    labels = tuple(tuple(Label(index[name], box, difficult) for name, box, difficult in entry) for entry in found)
+    title = "VOC, every annotation" if split is None else f"VOC, {split}"
+    return LabelledImages(title=title, paths=tuple(paths), classes=classes, labels=labels)
+
+
+def _annotations(data: Path, split: str | None) -> list[Path]:
+    folder = data / "Annotations"
+    if split is None:
+        return sorted(folder.glob("*.xml"))
+    lists = data / "ImageSets" / "Main"
+    if not (lists / f"{split}.txt").is_file():
+        known = ", ".join(sorted(file.stem for file in lists.glob("*.txt"))) or "none"
+        raise UsageError(f"--split {split}: {lists} has no {split}.txt. The splits there: {known}.")
+    names = [line.split()[0] for line in read_text(lists / f"{split}.txt").splitlines() if line.strip()]
+    files = [folder / f"{name}.xml" for name in names]
+    missing = next((file for file in files if not file.is_file()), None)
+    if missing is not None:
+        raise SourceError(f"--split {split}: the annotation {missing} does not exist. Copy it, or correct the split.")
+    return files
+
+
+def _image(folder: Path, stem: str, name: str) -> Path:
+    """Return the image that the annotation names, or that has its own name: tools get one of the two wrong."""
+    named = folder / Path(name).name
+    if name and named.is_file():
+        return named
+    beside = (folder / f"{stem}{suffix}" for suffix in sorted(IMAGE_SUFFIXES))
+    return next((path for path in beside if path.is_file()), named if name else folder / f"{stem}.jpg")
+
+
+def _plain(file: Path) -> str:
+    """Return an annotation's text.
+
+    Raises:
+        ValueError: It declares entities, which could expand without bounds.
+    """
+    text = read_text(file)
+    if "<!ENTITY" in text or "<!DOCTYPE" in text:
+        raise ValueError("it declares entities")
+    return text
+
+
+def _box(item: ElementTree.Element) -> Box:
+    left, top, right, bottom = (float(_text(item, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
+    width, height = right - left + 1, bottom - top + 1
+    if not (math.isfinite(left + top + width + height) and width >= 0 and height >= 0):
+        raise ValueError(f"the box {left:g}, {top:g}, {right:g}, {bottom:g} is not xmin, ymin, xmax, ymax in pixels")
+    return left - 1, top - 1, width, height
+
+
+def _flag(item: ElementTree.Element, name: str) -> bool:
+    return (item.findtext(name) or "0").strip() not in {"", "0"}
+
+
+def _text(item: ElementTree.Element, path: str) -> str:
+    text = (item.findtext(path) or "").strip()
+    if not text:
+        raise ValueError(f"an object has no {path}")
+    return text
