@@ -1,0 +1,142 @@
+"""Reads how a model is quantised that arrives with QuantizeLinear and DequantizeLinear (Q/DQ) nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+ONNX_DOMAINS = frozenset({"", "ai.onnx"})
+_LAYERS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
+_MOVEMENT = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"})
+"""Operators that may stand between a DequantizeLinear and the layer whose weights it gives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantisedFacts:
+    """What a model with Q/DQ nodes has quantised.
+
+    Attributes:
+        layers: Convolutions and products whose data and weights are both quantised, so that they compute in integers.
+        weight_only: Those whose weights alone are.
+        float_layers: Those with neither.
+        quantize, dequantize: Number of nodes.
+        types: Element types of quantised tensors, such as `int8`, sorted.
+        per_channel: Whether any weight has one scale per channel.
+        symmetric: Whether every zero point is 0.
+    """
+
+    layers: int
+    weight_only: int
+    float_layers: int
+    quantize: int
+    dequantize: int
+    types: tuple[str, ...]
+    per_channel: bool
+    symmetric: bool
+
+    def __str__(self) -> str:
+        weights = "one scale per channel" if self.per_channel else "one scale per tensor"
+        only = f", {self.weight_only} have quantised weights alone" if self.weight_only else ""
+        whole = self.layers + self.weight_only + self.float_layers
+        return (
+            f"{self.layers} of {whole} layers compute with {', '.join(self.types)}{only}; {weights} of weights, "
+            f"{'symmetric' if self.symmetric else 'with zero points'}"
+        )
+
+
+def quantised_facts(model: ir.Model) -> QuantisedFacts | None:
+    """Return what Q/DQ nodes quantise in `model`, None where it has none.
+
+    Function bodies and subgraphs are looked at too.
+    """
+    quantize = dequantize = layers = weight_only = float_layers = 0
+    types: set[str] = set()
+    per_channel, symmetric = False, True
+    for node in _nodes(model):
+        if is_quantize(node):
+            quantize += 1
+            types.add(_name(quantised_type(node)))
+        elif is_dequantize(node):
+            dequantize += 1
+            types.add(_name(quantised_type(node)))
+            scale = node.inputs[1]
+            per_channel |= scale is not None and scale.const_value is not None and scale.const_value.size > 1
+        elif node.op_type in _LAYERS and node.domain in ONNX_DOMAINS:
+            data, weights = (comes_quantised(value) for value in node.inputs[:2])
+            layers += data and weights
+            weight_only += weights and not data
+            float_layers += not weights
+            continue
+        else:
+            continue
+        symmetric &= not has_zero_point(node)
+    if not quantize and not dequantize:
+        return None
+    return QuantisedFacts(
+        layers=layers,
+        weight_only=weight_only,
+        float_layers=float_layers,
+        quantize=quantize,
+        dequantize=dequantize,
+        types=tuple(sorted(types)),
+        per_channel=per_channel,
+        symmetric=symmetric,
+    )
+
+
+def is_quantize(node: ir.Node | None) -> bool:
+    """Return whether `node` is ONNX's QuantizeLinear, or the form of it that ONNX Runtime takes for more types."""
+    return node is not None and node.op_type == "QuantizeLinear" and node.domain in {*ONNX_DOMAINS, "com.microsoft"}
+
+
+def is_dequantize(node: ir.Node | None) -> bool:
+    """Return whether `node` is ONNX's DequantizeLinear, or the form of it that ONNX Runtime takes for more types."""
+    return node is not None and node.op_type == "DequantizeLinear" and node.domain in {*ONNX_DOMAINS, "com.microsoft"}
+
+
+def quantised_type(node: ir.Node) -> ir.DataType | None:
+    """Return the element type of the quantised side of a Q or DQ node, None where it is not known."""
+    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    if zero is not None and zero.dtype is not None:
+        return zero.dtype
+    if zero is not None and zero.const_value is not None:
+        return zero.const_value.dtype
+    if is_quantize(node):
+        return ir.DataType(node.attributes.get_int("output_dtype", 0) or int(ir.DataType.UINT8))
+    source = node.inputs[0]
+    if source is None:
+        return None
+    producer = source.producer()
+    if is_quantize(producer) and producer is not None:
+        return quantised_type(producer)
+    return source.dtype if source.const_value is None else source.const_value.dtype
+
+
+def has_zero_point(node: ir.Node) -> bool:
+    """Return whether a Q or DQ node has a zero point other than 0, or one that is not constant."""
+    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    if zero is None:
+        return False
+    return zero.const_value is None or bool(zero.const_value.numpy().astype("float32").any())
+
+
+def comes_quantised(value: ir.Value | None) -> bool:
+    """Return whether `value` comes from a DequantizeLinear, with nothing but movement between."""
+    while value is not None and (node := value.producer()) is not None:
+        if is_dequantize(node):
+            return True
+        if node.op_type not in _MOVEMENT or node.domain not in ONNX_DOMAINS:
+            return False
+        value = node.inputs[0]
+    return False
+
+
+def _nodes(model: ir.Model) -> Iterator[ir.Node]:
+    for container in (model.graph, *model.functions.values()):
+        yield from container.all_nodes()
+
+
+def _name(kind: ir.DataType | None) -> str:
+    return "unknown" if kind is None else kind.name.lower()
