@@ -1,4 +1,4 @@
-"""Train a published architecture on a VOC data set and export it: `python benchmarks/train_detector.py yolo12n VOC -o x`.
+"""Train a published architecture on a VOC data set and export it: `train_detector.py yolo12n VOC -o FOLDER`.
 
 Accuracy is measured on detectors that have learned something. No package carries a trained YOLOv8 or YOLO12 together
 with labelled photographs, so `benchmarks/precision_table.py` uses networks that this command trains from random
