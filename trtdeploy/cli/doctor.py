@@ -20,7 +20,7 @@ from trtdeploy.core.discovery import version_of
 from trtdeploy.core.errors import MissingDependencyError
 
 EXTRAS = {
-    "eval": ({"faster_coco_eval": "faster-coco-eval"}, "mAP of an engine"),
+    "eval": ({"faster_coco_eval": "faster-coco-eval", "PIL": "pillow", "yaml": "pyyaml"}, "mAP of an engine"),
     "export": ({"torch": "torch"}, "torch models to ONNX"),
     "metrics": ({"prometheus_client": "prometheus-client"}, "infer --metrics-port"),
     "openvino": ({"openvino": "openvino"}, "about twice the speed on x86"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from trtdeploy.core.errors import SourceError, UsageError
-from trtdeploy.evaluate.datasets.label_files import MAX_LABEL_BYTES, read_bytes
-from trtdeploy.evaluate.datasets.labelled_images import Label, LabelledImages
+from trtdeploy.evaluate.datasets.label_files import MAX_LABEL_BYTES, read_bytes, write_file
+from trtdeploy.evaluate.datasets.labelled_images import Label, LabelledImages, Sample, write_image
 
 EXPECTED = "a COCO JSON file (images, categories, annotations)"
 
@@ -83,6 +85,30 @@ def read(data: Path, images: Path | None, split: str | None, limit: int | None) 
         if strays
         else found
     )
+
+
+def write(folder: Path, classes: Sequence[str], samples: Iterable[Sample]) -> Path:
+    """Write images/ and labels.json; return what to give as `--data`.
+
+    Raises:
+        SinkError: A file cannot be written.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, sample in enumerate(samples, 1):
+        height, width = sample.image.shape[:2]
+        path = write_image(folder / "images", sample)
+        images.append({"id": number, "file_name": path.name, "width": width, "height": height})
+        annotations += [
+            {
+                "id": len(annotations) + index, "image_id": number, "category_id": label.class_index + 1,
+                "bbox": label.box, "area": label.size, "iscrowd": int(label.is_ignored),
+            }
+            for index, label in enumerate(sample.labels, 1)
+        ]  # fmt: skip
+    categories = [{"id": index, "name": name} for index, name in enumerate(classes, 1)]
+    document = {"images": images, "categories": categories, "annotations": annotations}
+    return write_file(folder / "labels.json", msgspec.json.encode(document))
 
 
 def _decode(data: Path) -> _Document:

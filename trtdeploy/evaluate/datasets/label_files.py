@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trtdeploy.core.errors import UsageError
+from trtdeploy.core.files import atomic_write, sink_error
 
 MAX_LABEL_BYTES = 1 << 30
 """Of a file that describes a whole data set."""
@@ -37,3 +38,18 @@ def read_text(path: Path) -> str:
         return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is no UTF-8 text (byte {error.start}). Expected a file of labels.") from error
+
+
+def write_file(path: Path, content: bytes) -> Path:
+    """Write a file whole, in a folder that is made where it is missing; return its path.
+
+    Raises:
+        SinkError: It cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise sink_error(path, error) from error
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+    return path

@@ -6,6 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from trtdeploy.evaluate.datasets.label_files import write_file
+
 Box = tuple[float, float, float, float]
 """Left, top, width and height in pixels of the image; the pixel in the corner spans 0 to 1."""
 
@@ -62,3 +67,30 @@ class LabelledImages:
     def with_notes(self, *notes: str) -> LabelledImages:
         """Return the same data with more notes."""
         return replace(self, notes=(*self.notes, *notes))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image to write, and its labels.
+
+    Attributes:
+        name: Name of its files, without suffix.
+        image: `[H, W, 3]` uint8 BGR.
+        labels: Its labels.
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    labels: tuple[Label, ...]
+
+
+def write_image(folder: Path, sample: Sample) -> Path:
+    """Write a sample's image as JPEG into `folder`; return its path.
+
+    Raises:
+        SinkError: It cannot be written.
+    """
+    import cv2
+
+    _, encoded = cv2.imencode(".jpg", sample.image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    return write_file(folder / f"{sample.name}.jpg", encoded.tobytes())

@@ -1,17 +1,18 @@
-"""The layouts, and which one a path is in. A layout is a module with `EXPECTED`, `recognises` and `read`."""
+"""The layouts, and which one a path is in. A layout is a module: `EXPECTED`, `recognises`, `read` and `write`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trtdeploy.core.errors import SourceError, UsageError
-from trtdeploy.evaluate.datasets import coco, voc
+from trtdeploy.evaluate.datasets import coco, voc, yolo
 from trtdeploy.evaluate.datasets.folder import read_folder
-from trtdeploy.evaluate.datasets.labelled_images import LabelledImages
+from trtdeploy.evaluate.datasets.labelled_images import LabelledImages, Sample
 
 Reader = Callable[[Path, Path | None, str | None, int | None], LabelledImages]
+Writer = Callable[[Path, Sequence[str], Iterable[Sample]], Path]
 
 
 @dataclass(frozen=True)
@@ -23,17 +24,20 @@ class Layout:
         expected: What a path of this layout is, as it reads in an error.
         recognises: Whether a path is of this layout.
         read: Reads it: path, folder of the images or None, split or None, images at most or None.
+        write: Writes it: folder, class names and samples; returns what to give as `--data`.
     """
 
     name: str
     expected: str
     recognises: Callable[[Path], bool]
     read: Reader
+    write: Writer
 
 
 LAYOUTS = (
-    Layout("coco", coco.EXPECTED, coco.recognises, coco.read),
-    Layout("voc", voc.EXPECTED, voc.recognises, voc.read),
+    Layout("coco", coco.EXPECTED, coco.recognises, coco.read, coco.write),
+    Layout("yolo", yolo.EXPECTED, yolo.recognises, yolo.read, yolo.write),
+    Layout("voc", voc.EXPECTED, voc.recognises, voc.read, voc.write),
 )
 
 

@@ -1,20 +1,25 @@
 """PASCAL VOC's layout: Annotations/*.xml, JPEGImages/ and lists of names in ImageSets/Main.
 
-VOC's devkit counts pixels from 1 and includes the last one, so a box is `xmin - 1` to `xmax` here.
+VOC's devkit counts pixels from 1 and includes the last one, so a box is `xmin - 1` to `xmax` here. Its boxes are whole
+pixels: writing rounds each side to the nearest, which moves it by up to half a pixel.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 from trtdeploy.core.errors import SourceError, UsageError
 from trtdeploy.evaluate.datasets.folder import IMAGE_SUFFIXES
-from trtdeploy.evaluate.datasets.label_files import read_text
-from trtdeploy.evaluate.datasets.labelled_images import Box, Label, LabelledImages
+from trtdeploy.evaluate.datasets.label_files import read_text, write_file
+from trtdeploy.evaluate.datasets.labelled_images import Box, Label, LabelledImages, Sample, write_image
 
 EXPECTED = "a VOC folder (Annotations/*.xml beside JPEGImages/)"
+
+
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 def recognises(data: Path) -> bool:
@@ -51,6 +56,36 @@ def read(data: Path, images: Path | None, split: str | None, limit: int | None) 
     labels = tuple(tuple(Label(index[name], box, difficult) for name, box, difficult in entry) for entry in found)
     title = "VOC, every annotation" if split is None else f"VOC, {split}"
     return LabelledImages(title=title, paths=tuple(paths), classes=classes, labels=labels)
+
+
+def write(folder: Path, classes: Sequence[str], samples: Iterable[Sample]) -> Path:
+    """Write JPEGImages/, Annotations/ and ImageSets/Main/test.txt; return what to give as `--data`.
+
+    Raises:
+        SinkError: A file cannot be written.
+    """
+    names = []
+    for sample in samples:
+        path = write_image(folder / "JPEGImages", sample)
+        root = ElementTree.Element("annotation")
+        _add(root, "filename", path.name)
+        sides = zip(("height", "width", "depth"), sample.image.shape, strict=True)
+        size = ElementTree.SubElement(root, "size")
+        for side, pixels in sides:
+            _add(size, side, pixels)
+        for label in sample.labels:
+            item = ElementTree.SubElement(root, "object")
+            _add(item, "name", classes[label.class_index])
+            _add(item, "difficult", int(label.is_ignored))
+            left, top, width, height = label.box
+            corners = (round(left) + 1, round(top) + 1, round(left + width), round(top + height))
+            box = ElementTree.SubElement(item, "bndbox")
+            for side, pixels in zip(_SIDES, corners, strict=True):
+                _add(box, side, pixels)
+        write_file(folder / "Annotations" / f"{path.stem}.xml", ElementTree.tostring(root))
+        names.append(path.stem)
+    write_file(folder / "ImageSets" / "Main" / "test.txt", "".join(f"{name}\n" for name in names).encode())
+    return folder
 
 
 def _annotations(data: Path, split: str | None) -> list[Path]:
@@ -91,7 +126,7 @@ def _plain(file: Path) -> str:
 
 
 def _box(item: ElementTree.Element) -> Box:
-    left, top, right, bottom = (float(_text(item, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
+    left, top, right, bottom = (float(_text(item, f"bndbox/{side}")) for side in _SIDES)
     width, height = right - left + 1, bottom - top + 1
     if not (math.isfinite(left + top + width + height) and width >= 0 and height >= 0):
         raise ValueError(f"the box {left:g}, {top:g}, {right:g}, {bottom:g} is not xmin, ymin, xmax, ymax in pixels")
@@ -107,3 +142,7 @@ def _text(item: ElementTree.Element, path: str) -> str:
     if not text:
         raise ValueError(f"an object has no {path}")
     return text
+
+
+def _add(parent: ElementTree.Element, name: str, value: object) -> None:
+    ElementTree.SubElement(parent, name).text = str(value)
