@@ -36,8 +36,8 @@ to half after every operator, products accumulated in FP32, INT8 in exact intege
 says on a CPU for sm86, batch 1, NMS and letterbox inside: size of the plan, kernels, launches, peak of activations at
 the largest frame. Nothing here was measured on a GPU, and fewer kernels or bytes are no latency.
 
-FP16 and INT8 are what `--fp16` and `--int8 --calib DIR` give; mixed is `--int8 --max-map-drop {drop} --data DATA`, searched
-on the calibration images with their labels, and measured on the others.
+FP16 and INT8 are what `--fp16` and `--int8 --calib DIR` give; mixed is `--int8 --max-map-drop {drop} --data DATA`,
+searched on the calibration images with their labels, and measured on the others.
 
 | model | images | precision | mAP50-95 | mAP50 | small | change | plan, MiB | kernels | launches | activations, MiB |
 |---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|"""
