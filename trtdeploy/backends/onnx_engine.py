@@ -27,22 +27,24 @@ def write_engine(
     library: str,
     probe: Callable[[Progress, str, str], None],
     progress: Progress | None = None,
+    half_weights: bool = True,
 ) -> None:
     """Write `model` with `info` to `target` after `probe` has run it in a child process.
 
     Args:
-        model: The finished model. Changed: gets the metadata, and FP16 weights where `info.precision` says so.
+        model: The finished model. Changed: gets the metadata, and FP16 weights where asked.
         info: The engine's metadata.
         target: Path of the engine. Weights too large for one file go beside it.
         library: Name of the library that `probe` uses, for messages.
         probe: A module-level function `(report, path, metadata)` that opens the engine and calls `run_probes`.
         progress: Called in this thread as the build goes on.
+        half_weights: Store weights in FP16 where `info.precision` is FP16.
 
     Raises:
         BuildError: The model cannot be serialised, or the library refused it, crashed, or gave wrong outputs.
         SinkError: The file could not be written.
     """
-    if Precision(info.precision) is Precision.FP16:
+    if half_weights and Precision(info.precision) is Precision.FP16:
         store_weights_as_fp16(model)
     metadata = encode_info(info)
     model.metadata_props[METADATA_KEY] = metadata

@@ -69,9 +69,13 @@ class OnnxRuntimeBackend:
             EngineError: The file is not an engine of this backend, or ONNX Runtime refused it.
             MissingDependencyError: ONNX Runtime is not installed.
         """
+        self.require_library(path)
+        return OnnxRuntimeSession(path, info, options)
+
+    def require_library(self, path: Path) -> None:
+        """Raise when ONNX Runtime cannot open the engine at `path` because it is not installed."""
         if not is_installed("onnxruntime"):
             raise MissingDependencyError("onnxruntime", f"engine {path}", _INSTALL)
-        return OnnxRuntimeSession(path, info, options)
 
     def plans(self, cores: int) -> list[SessionOptions]:
         """Return contexts times threads that fill `cores`, one thread each first."""
@@ -131,6 +135,17 @@ class OnnxRuntimeSession:
     def _load(self) -> ort.InferenceSession:
         import onnxruntime as ort
 
+        options = self._session_options()
+        try:
+            return ort.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions share no other base
+            if any(sign in str(error) for sign in _TOO_NEW):
+                raise EngineError(_too_new(self._path, self.info, ort.__version__)) from error
+            raise EngineError(f"{self._path}: ONNX Runtime cannot load the engine: {first_lines(error)}") from error
+
+    def _session_options(self) -> ort.SessionOptions:
+        import onnxruntime as ort
+
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
@@ -140,12 +155,7 @@ class OnnxRuntimeSession:
         options.log_severity_level = _FATAL  # errors come as exceptions
         # a pool that spins between batches takes the core from decoding
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            return ort.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's exceptions share no other base
-            if any(sign in str(error) for sign in _TOO_NEW):
-                raise EngineError(_too_new(self._path, self.info, ort.__version__)) from error
-            raise EngineError(f"{self._path}: ONNX Runtime cannot load the engine: {first_lines(error)}") from error
+        return options
 
 
 class OnnxRuntimeContext:

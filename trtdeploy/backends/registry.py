@@ -17,6 +17,12 @@ def _onnxruntime() -> Backend:
     return OnnxRuntimeBackend()
 
 
+def _emulated() -> Backend:
+    from trtdeploy.backends.emulated import EmulatedBackend
+
+    return EmulatedBackend()
+
+
 def _openvino() -> Backend:
     from trtdeploy.backends.openvino import OpenVinoBackend
 
@@ -40,8 +46,8 @@ _MAKERS: dict[str, Callable[[], Backend]] = {
     "tensorrt-rtx": _tensorrt_rtx,
     "openvino": _openvino,
     "onnxruntime": _onnxruntime,
+    "emulated": _emulated,
 }
-"""In the order of preference of `auto`."""
 
 
 def backend_names() -> list[str]:
@@ -82,14 +88,14 @@ def choose(name: str = AUTO) -> tuple[Backend, str]:
             raise MissingDependencyError(name, f"--backend {name}", _install(name))
         return backend, f"{name} {available.version or ''}".strip() + ", as asked."
     skipped: list[str] = []
-    for candidate in _MAKERS:
+    for candidate, why in _WHY.items():
         backend = get(candidate)
         available = backend.availability()
         if available.cannot_run:
             continue
         if available.usable:
             others = "".join(f" {reason}" for reason in skipped)
-            return backend, f"{candidate} {available.version or ''}".strip() + f": {_WHY[candidate]}{others}"
+            return backend, f"{candidate} {available.version or ''}".strip() + f": {why}{others}"
         skipped.append(f"{candidate} would be faster: {available.reason}.")
     raise MissingDependencyError("A backend", "building engines", _install("onnxruntime"))
 
@@ -100,6 +106,7 @@ _WHY = {
     "openvino": "the fastest installed on an x86 CPU.",
     "onnxruntime": "comes with trtdeploy and runs on every CPU.",
 }
+"""The backends among which `auto` chooses, in its order of preference."""
 
 
 def _install(name: str) -> str:
@@ -108,6 +115,7 @@ def _install(name: str) -> str:
 
 _INSTALL = {
     "onnxruntime": "pip install onnxruntime",
+    "emulated": "pip install onnxruntime",
     "tensorrt": INSTALL["tensorrt"],
     "tensorrt-rtx": INSTALL["tensorrt_rtx"],
 }
