@@ -33,7 +33,7 @@ class Row:
 
     Attributes:
         name: The group.
-        boxes: Boxes that A is sure of, and B's extra ones are not among them.
+        boxes: A's boxes, without those at the threshold.
         found: Those that B has in the same place with the same class, wherever its score lies.
         moved, score, relabelled, missing: Those of A's boxes that differ.
         extra: Boxes that only B has.
@@ -184,6 +184,7 @@ class BoxComparison:
         self._ious: list[float] = []
         self._scores: list[float] = []
         self._worst: list[tuple[float, int, WorstImage]] = []
+        self._broken: list[str] = []
         self._images = 0
         self._sure: Counter[str] = Counter()
 
@@ -196,9 +197,7 @@ class BoxComparison:
             scale: Pixels of the image per pixel of the network: a tolerance of one pixel of the network is that many.
         """
         tolerance = replace(self._tolerance, pixels=self._tolerance.pixels * scale)
-        before, after = (
-            self._found(detections, most) for detections, most in zip((a, b), self._max_det, strict=True)
-        )
+        before, after = self._found(name, "A", a, self._max_det[0]), self._found(name, "B", b, self._max_det[1])
         judged = compare_boxes(before, after, tolerance, self._nms)
         self._images += 1
         self._sure[name] += decisive(before, tolerance, self._nms)
@@ -236,9 +235,13 @@ class BoxComparison:
             tolerance=self._tolerance,
         )
 
-    def _found(self, detections: Detections, most: int) -> Found:
-        """Return the detections above the common threshold."""
-        keep = detections.scores > self._nms.conf
+    def _found(self, image: str, side: str, detections: Detections, most: int) -> Found:
+        """Return the detections above the common threshold; broken ones are a failure and left out."""
+        sound = np.isfinite(detections.xyxy).all(axis=1) & np.isfinite(detections.scores)
+        if not sound.all():
+            broken = int(np.count_nonzero(~sound))
+            self._broken.append(f"{image}: {broken} detections of {side} are NaN or infinite")
+        keep = sound & (detections.scores > self._nms.conf)
         return Found(
             detections.xyxy[keep].astype(np.float64),
             detections.scores[keep].astype(np.float64),
@@ -250,13 +253,16 @@ class BoxComparison:
         box = item.expected or item.got
         assert box is not None  # one side has it
         label = self._names[box.label] if box.label < len(self._names) else f"class{box.label}"
-        for key in (("all", ""), ("size of object", size_of(box)), ("class", label), ("image", image)):
+        keys: tuple[tuple[str, str], ...] = (
+            ("all", ""), ("size of object", size_of(box)), ("class", label), ("image", image)
+        )  # fmt: skip
+        for key in keys:
             group = self._groups[key]
             group.fates[item.fate] += 1
             if item.fate == "borderline":
                 group.only_a += item.expected is not None
                 group.only_b += item.got is not None
-            elif item.deviation is not None and item.fate != "class" and key[0] != "image":
+            elif item.deviation is not None and item.fate != "class":
                 left, top, right, bottom = (value / scale for value in item.deviation)
                 group.shifts.append((left, top, right, bottom))
         if item.expected is not None and item.got is not None and item.fate != "class":
@@ -268,7 +274,8 @@ class BoxComparison:
         allowed = self._tolerance.allowed
         exceeded = [(key, group) for key, group in self._groups.items() if group.wrong > allowed(group.total)]
         exceeded.sort(key=lambda entry: (entry[0][0] != "all", -entry[1].wrong / entry[1].total, -entry[1].total))
-        failures = [
+        failures = list(self._broken)
+        failures += [
             f"{_text(key)}: {group.wrong} of {group.total} boxes differ (at most {int(allowed(group.total))} may)"
             for key, group in exceeded
         ]
