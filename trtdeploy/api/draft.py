@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterable
 from dataclasses import astuple
 from pathlib import Path
@@ -48,6 +49,7 @@ class Draft:
         from trtdeploy.graph.shapes import SetShapes
 
         self.backend = backend
+        self._kind = _input_kind(options, backend)
         self.reports: list[PassReport] = []
         self._loaded = loaded
         self._options = options
@@ -102,7 +104,8 @@ class Draft:
         ):
             model = strip_bodies(model, plugin_specs())
         self._step(f"build ({self.backend.name})")
-        self.backend.build(model, info, target, self._step, self._options.tensorrt)
+        # what the options ask of TensorRT is checked before; an emulated twin has none of it
+        self.backend.build(model, info, target, self._step, self._options.tensorrt if self.backend.takes else None)
         return info
 
     def finish(self, keep: Collection[str] = ()) -> ir.Model:
@@ -116,6 +119,14 @@ class Draft:
         self.reports = [*self._passes.reports, *passes.reports]
         return model
 
+    def emulated(self) -> Draft:
+        """Return a draft of the same graph whose engines run here: 16-bit arithmetic is emulated."""
+        from trtdeploy.backends.emulated import EmulatedBackend
+
+        twin = copy.copy(self)
+        twin.backend = EmulatedBackend()
+        return twin
+
     def reference(self) -> ir.Model:
         """Return the finished model in FP32."""
         return self._finish(Passes(self._passes.model.clone(), lambda _name: None))
@@ -127,12 +138,6 @@ class Draft:
         passes.run(FramesIn(self._kind, self._preprocess, self._shapes.sizes))
         passes.run(Finish())
         return passes.model
-
-    @property
-    def _kind(self) -> InputKind:
-        if self._options.frames is None:  # raw outputs have no boxes to map to frame pixels
-            return "frames" if self.backend.on_gpu and self._options.nms.method != "none" else "canvas"
-        return "frames" if self._options.frames else "canvas"
 
     @property
     def _preprocess(self) -> Preprocess:
@@ -165,6 +170,12 @@ class Draft:
             source=SourceInfo(name=loaded.name, sha256=loaded.sha256, opset=loaded.opset, producer=loaded.producer),
             versions=_versions(self.backend),
         )
+
+
+def _input_kind(options: BuildOptions, backend: Backend) -> InputKind:
+    if options.frames is None:  # raw outputs have no boxes to map to frame pixels
+        return "frames" if backend.on_gpu and options.nms.method != "none" else "canvas"
+    return "frames" if options.frames else "canvas"
 
 
 def _ranges(options: BuildOptions) -> tuple[SizeRange | None, BatchRange | None]:

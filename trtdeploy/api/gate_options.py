@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-GateMode = Literal["auto", "off", "warn", "enforce"]
+GateMode = Literal["auto", "off", "warn", "enforce", "emulated"]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 _SEED = 2_000_001
@@ -30,7 +30,8 @@ class GateOptions:
     Attributes:
         mode: `enforce`: an engine whose detections diverge is refused. `warn`: it is written, and its metadata say
             `failed`. `off`: nothing is compared. `auto`: `enforce` where the engine can run here; elsewhere it is
-            written ungated.
+            written ungated. `emulated`: `enforce` where the engine can run here; elsewhere its graph is compared, with
+            16-bit arithmetic emulated on the CPU, before the engine is built, and refused when it diverges.
         images: Folder of photos; None takes drawings of circuit boards, which come with trtdeploy.
         limit: Photos at most, spread evenly over the folder by name.
         tolerance: How far detections may be apart; None takes the default of the precision.

@@ -80,7 +80,8 @@ class GateInfo(_Strict, frozen=True, kw_only=True):
 
     Attributes:
         verdict: `passed`; `failed` (the engine was asked for all the same); `inconclusive`: nothing differs, but there
-            were too few detections to prove anything; `ungated`: it did not run.
+            were too few detections to prove anything; `ungated`: it did not run; `emulated`: the engine cannot run
+            where it was built, and its graph passed with 16-bit arithmetic emulated on a CPU.
         reason: Why, in a sentence.
         images: Different images that were shown.
         batches: Batches that the engine ran.
@@ -88,7 +89,7 @@ class GateInfo(_Strict, frozen=True, kw_only=True):
         kept_fp32: Blocks that stay FP32 because the first engine failed with them in FP16.
     """
 
-    verdict: Literal["passed", "failed", "inconclusive", "ungated"]
+    verdict: Literal["passed", "failed", "inconclusive", "ungated", "emulated"]
     reason: Text = ""
     images: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 0
     batches: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 0

@@ -16,7 +16,7 @@ from trtdeploy.core.types import Size
 from trtdeploy.engine.boxes import Found, Judged, Outputs, compare_boxes, decisive, defect_of
 from trtdeploy.engine.tolerance import Tolerance
 
-Verdict = Literal["passed", "failed", "inconclusive"]
+Verdict = Literal["passed", "failed", "inconclusive", "emulated"]
 Group = tuple[str, str]
 """What a group holds in common, and its value: `("slot", "3")`."""
 _MIN_BOXES, _MIN_IMAGES = 20, 2
@@ -57,7 +57,7 @@ class GateReport:
     """What the gate found.
 
     Attributes:
-        verdict: `passed`, `failed` or `inconclusive`.
+        verdict: `passed`, `failed` or `inconclusive`; `emulated`: passed by its emulated twin.
         reason: Why, in a sentence.
         failures: Every limit that was exceeded, in a sentence each, the plainest first.
         boxes: Boxes of the reference that the engine had to find, over all batches.
