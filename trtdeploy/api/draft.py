@@ -40,12 +40,15 @@ class Draft:
 
     Attributes:
         reports: One report per graph pass of the engine that was built last.
+        quantised: How the model came quantised; None where it did not.
     """
 
     def __init__(self, loaded: LoadedModel, backend: Backend, options: BuildOptions, step: Progress) -> None:
         from trtdeploy.graph.head import AppendHead
         from trtdeploy.graph.inline import InlineAttention
         from trtdeploy.graph.prepare import Prepare
+        from trtdeploy.graph.quantised import quantised_facts
+        from trtdeploy.graph.quantised_form import QuantisedForm
         from trtdeploy.graph.shapes import SetShapes
 
         self.backend = backend
@@ -56,6 +59,9 @@ class Draft:
         self._step = step
         self._passes = passes = Passes(loaded.model, step)
         passes.run(Prepare())
+        self.quantised = quantised_facts(passes.model)
+        if self.quantised is not None and backend.half_in_graph:
+            passes.run(QuantisedForm())
         sizes, batches = _ranges(options)
         # an engine that takes frames letterboxes them to one size of its own, the optimum
         wanted = SizeRange.fixed(sizes.opt) if sizes and self._kind == "frames" else sizes

@@ -114,6 +114,8 @@ def optimize(
     from trtdeploy.graph.finish import check_model
     from trtdeploy.graph.load import load_model
     from trtdeploy.graph.prepare import Prepare
+    from trtdeploy.graph.quantised import quantised_facts
+    from trtdeploy.graph.quantised_form import QuantisedForm
 
     options = options or OptimizeOptions()
     step = progress or (lambda _name: None)
@@ -124,6 +126,8 @@ def optimize(
     before = loaded.model.graph.num_nodes()
     passes = Passes(loaded.model, step)
     passes.run(Prepare(verify=options.verify))
+    if quantised_facts(passes.model) is not None:
+        passes.run(QuantisedForm(required=False))
     _with_shapes_and_head(passes, options)
     check_model(passes.model)
     with write_onnx(passes.model, target):

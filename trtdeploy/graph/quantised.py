@@ -8,23 +8,31 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 ONNX_DOMAINS = frozenset({"", "ai.onnx"})
-_LAYERS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
-_MOVEMENT = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"})
+LAYERS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
+MOVEMENT = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"})
 """Operators that may stand between a DequantizeLinear and the layer whose weights it gives."""
+
+
+_INTEGER = frozenset({"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"})
+"""ONNX's own operators that compute in integers by themselves."""
+_RUNTIME_INTEGER = ("QLinear", "QGemm", "QAttention", "MatMulInteger", "DynamicQuantize", "MatMulNBits", "QMoE")
+"""Starts of the names of ONNX Runtime's operators that do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantisedFacts:
-    """What a model with Q/DQ nodes has quantised.
+    """What a model has quantised.
 
     Attributes:
         layers: Convolutions and products whose data and weights are both quantised, so that they compute in integers.
         weight_only: Those whose weights alone are.
         float_layers: Those with neither.
         quantize, dequantize: Number of nodes.
-        types: Element types of quantised tensors, such as `int8`, sorted.
+        types: Element types of quantised data and weights, such as `int8`, sorted; biases in int32 do not count.
         per_channel: Whether any weight has one scale per channel.
         symmetric: Whether every zero point is 0.
+        integer: Number of operators that compute in integers by themselves, such as QLinearConv, instead of between
+            Q/DQ nodes.
     """
 
     layers: int
@@ -35,8 +43,11 @@ class QuantisedFacts:
     types: tuple[str, ...]
     per_channel: bool
     symmetric: bool
+    integer: int = 0
 
     def __str__(self) -> str:
+        if self.integer:
+            return f"{self.integer} operators compute in integers by themselves, such as QLinearConv"
         weights = "one scale per channel" if self.per_channel else "one scale per tensor"
         only = f", {self.weight_only} have quantised weights alone" if self.weight_only else ""
         whole = self.layers + self.weight_only + self.float_layers
@@ -47,11 +58,11 @@ class QuantisedFacts:
 
 
 def quantised_facts(model: ir.Model) -> QuantisedFacts | None:
-    """Return what Q/DQ nodes quantise in `model`, None where it has none.
+    """Return what is quantised in `model`, None where nothing is.
 
     Function bodies and subgraphs are looked at too.
     """
-    quantize = dequantize = layers = weight_only = float_layers = 0
+    quantize = dequantize = layers = weight_only = float_layers = integer = 0
     types: set[str] = set()
     per_channel, symmetric = False, True
     for node in _nodes(model):
@@ -60,19 +71,21 @@ def quantised_facts(model: ir.Model) -> QuantisedFacts | None:
             types.add(_name(quantised_type(node)))
         elif is_dequantize(node):
             dequantize += 1
-            types.add(_name(quantised_type(node)))
-            scale = node.inputs[1]
-            per_channel |= scale is not None and scale.const_value is not None and scale.const_value.size > 1
-        elif node.op_type in _LAYERS and node.domain in ONNX_DOMAINS:
+            kind = quantised_type(node)
+            if kind != ir.DataType.INT32:
+                types.add(_name(kind))
+            per_channel |= (tensor := constant(node.inputs[1])) is not None and tensor.size > 1
+        elif node.op_type in LAYERS and node.domain in ONNX_DOMAINS:
             data, weights = (comes_quantised(value) for value in node.inputs[:2])
             layers += data and weights
             weight_only += weights and not data
             float_layers += not weights
             continue
         else:
+            integer += computes_in_integers(node)
             continue
         symmetric &= not has_zero_point(node)
-    if not quantize and not dequantize:
+    if not quantize and not dequantize and not integer:
         return None
     return QuantisedFacts(
         layers=layers,
@@ -83,6 +96,7 @@ def quantised_facts(model: ir.Model) -> QuantisedFacts | None:
         types=tuple(sorted(types)),
         per_channel=per_channel,
         symmetric=symmetric,
+        integer=integer,
     )
 
 
@@ -96,13 +110,19 @@ def is_dequantize(node: ir.Node | None) -> bool:
     return node is not None and node.op_type == "DequantizeLinear" and node.domain in {*ONNX_DOMAINS, "com.microsoft"}
 
 
+def computes_in_integers(node: ir.Node) -> bool:
+    """Return whether `node` takes quantised tensors and computes with them by itself."""
+    if node.domain in ONNX_DOMAINS:
+        return node.op_type in _INTEGER
+    return node.domain == "com.microsoft" and node.op_type.startswith(_RUNTIME_INTEGER)
+
+
 def quantised_type(node: ir.Node) -> ir.DataType | None:
     """Return the element type of the quantised side of a Q or DQ node, None where it is not known."""
     zero = node.inputs[2] if len(node.inputs) > 2 else None
-    if zero is not None and zero.dtype is not None:
-        return zero.dtype
-    if zero is not None and zero.const_value is not None:
-        return zero.const_value.dtype
+    if zero is not None:
+        tensor = constant(zero)
+        return zero.dtype if tensor is None else tensor.dtype
     if is_quantize(node):
         return ir.DataType(node.attributes.get_int("output_dtype", 0) or int(ir.DataType.UINT8))
     source = node.inputs[0]
@@ -111,7 +131,8 @@ def quantised_type(node: ir.Node) -> ir.DataType | None:
     producer = source.producer()
     if is_quantize(producer) and producer is not None:
         return quantised_type(producer)
-    return source.dtype if source.const_value is None else source.const_value.dtype
+    tensor = constant(source)
+    return source.dtype if tensor is None else tensor.dtype
 
 
 def has_zero_point(node: ir.Node) -> bool:
@@ -119,7 +140,22 @@ def has_zero_point(node: ir.Node) -> bool:
     zero = node.inputs[2] if len(node.inputs) > 2 else None
     if zero is None:
         return False
-    return zero.const_value is None or bool(zero.const_value.numpy().astype("float32").any())
+    tensor = constant(zero)
+    return tensor is None or bool(tensor.numpy().astype("float32").any())
+
+
+def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """Return the tensor of a constant, also behind Constant and Identity nodes; None where it may change."""
+    while value is not None and not value.is_graph_input():
+        if value.const_value is not None:
+            return value.const_value
+        node = value.producer()
+        if node is None or node.domain not in ONNX_DOMAINS:
+            return None
+        if node.op_type == "Constant" and "value" in node.attributes:
+            return node.attributes["value"].as_tensor()
+        value = node.inputs[0] if node.op_type == "Identity" else None
+    return None
 
 
 def comes_quantised(value: ir.Value | None) -> bool:
@@ -127,15 +163,16 @@ def comes_quantised(value: ir.Value | None) -> bool:
     while value is not None and (node := value.producer()) is not None:
         if is_dequantize(node):
             return True
-        if node.op_type not in _MOVEMENT or node.domain not in ONNX_DOMAINS:
+        if node.op_type not in MOVEMENT or node.domain not in ONNX_DOMAINS:
             return False
         value = node.inputs[0]
     return False
 
 
 def _nodes(model: ir.Model) -> Iterator[ir.Node]:
-    for container in (model.graph, *model.functions.values()):
-        yield from container.all_nodes()
+    yield from model.graph.all_nodes()
+    for function in model.functions.values():
+        yield from function.all_nodes()
 
 
 def _name(kind: ir.DataType | None) -> str:
