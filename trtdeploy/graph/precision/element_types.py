@@ -10,12 +10,16 @@ import onnx
 import onnx_ir as ir
 
 from trtdeploy.attention.operations import is_operation
+from trtdeploy.graph.precision.formats import FORMATS
 
-FLOAT, FLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
+FLOAT = ir.DataType.FLOAT
+FLOATS = frozenset({FLOAT, *FORMATS})
+"""The types between which casts stand."""
 ElementType = ir.DataType | None
 """None: not known, or no tensor."""
 FunctionId = tuple[str, str, str]
 ONNX_DOMAINS = frozenset({"", "ai.onnx"})
+_HALVES = {kind: f"tensor({kind.name.lower()})" for kind in FORMATS}
 _ATTRIBUTE_TYPED = {"Cast": "to", "EyeLike": "dtype", "RandomNormal": "dtype", "RandomUniform": "dtype"}
 _ATTRIBUTE_TYPED |= {"RandomNormalLike": "dtype", "RandomUniformLike": "dtype", "Bernoulli": "dtype"}
 
@@ -26,12 +30,12 @@ class Signature:
 
     Attributes:
         inputs, outputs: A type variable such as `T`, or a type such as `tensor(float)`; empty where it is open.
-        half: Type variables that may be FP16.
+        lowered: Type variables that may have a 16-bit type, by that type.
     """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    half: frozenset[str]
+    lowered: Mapping[ir.DataType, frozenset[str]]
 
 
 def is_onnx(node: ir.Node, *operators: str) -> bool:
@@ -45,7 +49,7 @@ def signature(node: ir.Node, opsets: Mapping[str, int]) -> Signature | None:
     Operations with kernels have one type for all; their bodies take it as it comes.
     """
     if is_operation(node.domain, node.op_type):
-        return Signature(("T",) * len(node.inputs), ("T",) * len(node.outputs), frozenset("T"))
+        return Signature(("T",) * len(node.inputs), ("T",) * len(node.outputs), dict.fromkeys(FORMATS, frozenset("T")))
     domain = "" if node.domain in ONNX_DOMAINS else node.domain
     version = opsets.get(domain, opsets.get("ai.onnx", 1) if not domain else 1)
     return _signature(node.op_type, domain, version, len(node.inputs), len(node.outputs))
@@ -95,7 +99,7 @@ class ElementTypes:
             self.function(node) is not None and node.op_identifier() not in self.kept
         ):
             return None
-        return next((self[v] for v in node.inputs if self[v] in {FLOAT, FLOAT16}), None)
+        return next((self[v] for v in node.inputs if self[v] in FLOATS), None)
 
     def _infer_subgraphs(self, node: ir.Node, opsets: Mapping[str, int]) -> None:
         for graph in subgraphs(node):
@@ -209,9 +213,8 @@ def _constant_type(node: ir.Node) -> ElementType:
 
 def _concrete(name: str) -> ElementType:
     """Return the type of `tensor(float)` and the like, None for a type variable."""
-    known = {"float": "FLOAT", "float16": "FLOAT16", "double": "DOUBLE", "bool": "BOOL", "int64": "INT64"}
     inner = name.removeprefix("tensor(").removesuffix(")")
-    return ir.DataType[known.get(inner, inner.upper())] if name.startswith("tensor(") else None
+    return ir.DataType[inner.upper()] if name.startswith("tensor(") else None
 
 
 @cache
@@ -220,7 +223,10 @@ def _signature(op_type: str, domain: str, version: int, inputs: int, outputs: in
         schema = onnx.defs.get_schema(op_type, version, domain)
     except onnx.defs.SchemaError:
         return None
-    half = {c.type_param_str for c in schema.type_constraints if "tensor(float16)" in c.allowed_type_strs}
+    lowered = {
+        kind: frozenset(c.type_param_str for c in schema.type_constraints if text in c.allowed_type_strs)
+        for kind, text in _HALVES.items()
+    }
     single = {
         c.type_param_str: c.allowed_type_strs[0] for c in schema.type_constraints if len(c.allowed_type_strs) == 1
     }
@@ -228,7 +234,7 @@ def _signature(op_type: str, domain: str, version: int, inputs: int, outputs: in
         [single.get(name, name) for name in _expanded(p, n)]
         for p, n in ((schema.inputs, inputs), (schema.outputs, outputs))
     ]
-    return Signature(tuple(names[0]), tuple(names[1]), frozenset(half))
+    return Signature(tuple(names[0]), tuple(names[1]), lowered)
 
 
 def _expanded(parameters: Sequence[onnx.defs.OpSchema.FormalParameter], count: int) -> list[str]:

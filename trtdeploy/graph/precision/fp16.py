@@ -1,4 +1,4 @@
-"""The pass that makes a model FP16, with islands of FP32 where FP16 would change the detections."""
+"""The pass that makes a model FP16 or BF16, with islands of FP32 where that would change the detections."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from trtdeploy.core.errors import ModelError
 from trtdeploy.core.types import PassReport
 from trtdeploy.graph.plan import PassResult
 from trtdeploy.graph.precision.element_types import ElementTypes, FunctionId, is_onnx, nested_nodes
+from trtdeploy.graph.precision.formats import FORMATS, Format
 from trtdeploy.graph.precision.islands import IslandFinder, unfit_parameters
+from trtdeploy.graph.precision.measured import Ranges, separate_calls, unfit_values
 from trtdeploy.graph.precision.own_functions import give_own_functions
 from trtdeploy.graph.precision.regions import decoding
-from trtdeploy.graph.precision.rewrite import HALF_SUFFIX, Islands, Rewriter
+from trtdeploy.graph.precision.rewrite import Islands, Rewriter
 from trtdeploy.graph.precision.scores import Feeds, large_scores
 
 MIN_OPSET = 13
 """Oldest opset whose operators take FP16 throughout."""
+MIN_BF16_OPSET = 22
+"""Oldest opset whose convolutions and poolings take BF16."""
 
 
 class ToFp16:
-    """Makes tensors FP16, with islands of FP32.
+    """Makes tensors FP16 or BF16, with islands of FP32.
 
-    Inputs and outputs keep their types; casts stand where FP16 and FP32 meet, one per tensor. FP32 remain:
+    Inputs and outputs keep their types; casts stand where two types meet, one per tensor. FP32 remain:
 
     - the decoding and selection of boxes behind the last learned layers, and sampling coordinates
       (`regions.decoding`);
@@ -38,22 +42,40 @@ class ToFp16:
       of four of FP16's end (`scores.large_scores`): an infinite score would make its row NaN;
     - exponentials and powers without a bound, sizes of Resize, loops, quantised layers, and operators that have no
       FP16 form;
-    - nodes with a constant that overflows or vanishes in FP16. Masks and bounds are clipped to ±65504 instead.
+    - nodes with a constant that overflows or vanishes in FP16. Masks and bounds are clipped instead;
+    - nodes that write or read a tensor whose range, measured on real images, comes within a factor of four of FP16's end
+      or lies wholly among its subnormals (`measured.unfit_values`).
 
-    Bodies of model-local functions become FP16 with all their callers. ONNX Runtime on a CPU computes FP16 graphs in
+    BF16 has FP32's range and three digits less than FP16: nothing overflows, so that scores and measured ranges keep
+    nothing in FP32; sums of more than four elements and numbers that are computed of integers do, and operators that
+    have no BF16 form at the model's opset, convolutions before opset 22 among them.
+
+    Bodies of model-local functions become FP16 with all their callers; a call with other measured ranges gets a function
+    of its own. ONNX Runtime on a CPU computes FP16 graphs in
     FP32; only half arithmetic, on a device or emulated, shows their rounding.
 
     Args:
         keep: Patterns of names of nodes that stay FP32, `*` for any text. Default: none.
-        samples: Inputs with which scores are measured. Default: random ones.
+        samples: Inputs with which scores are measured where `ranges` are not given. Default: random ones.
+        ranges: Largest magnitudes of the tensors `tensors_to_measure` names, on real images: the very largest, not
+            those that a calibration method for INT8 clips. Default: no node is an island for what was measured.
+        element_type: FLOAT16 or BFLOAT16.
     """
 
-    name = "fp16"
     stage = "PRECISION"
 
-    def __init__(self, keep: Collection[str] = (), samples: Sequence[Feeds] = ()) -> None:
+    def __init__(
+        self,
+        keep: Collection[str] = (),
+        samples: Sequence[Feeds] = (),
+        ranges: Ranges | None = None,
+        element_type: ir.DataType = ir.DataType.FLOAT16,
+    ) -> None:
         self._keep = tuple(keep)
         self._samples = tuple(samples)
+        self._ranges = ranges
+        self._target = FORMATS[element_type]
+        self.name = self._target.pass_name
 
     def run(self, model: ir.Model) -> PassResult:
         """Run the pass.
@@ -73,20 +95,25 @@ class ToFp16:
         if _lacks_shapes(model):
             common.ShapeInferencePass()(model)  # the lengths of softmaxes, sums and outputs decide
         types = ElementTypes(model)
+        measured: set[ir.Value] = set()
+        if self._ranges is not None:
+            separate_calls(model, types, self._ranges, self._target)
+            types = ElementTypes(model)
+            measured = unfit_values(model, types, self._ranges, self._target)
         kept = _kept_functions(model, types)
-        unfit = unfit_parameters(model, types)
+        unfit = unfit_parameters(model, types, self._target)
         large, unmeasured = large_scores(model, self._samples)
 
         def islands(graph: ir.Graph | ir.Function, opsets: Mapping[str, int]) -> Islands:
-            found = IslandFinder(graph, types, opsets, unfit).find()
+            found = IslandFinder(graph, types, opsets, self._target, unfit, measured).find()
             found |= {node: "scores" for node in graph if node in large}
             return found | self._named_islands(graph, types, tail=graph is model.graph)
 
-        rewriter = Rewriter(types, islands, kept, unfit)
+        rewriter = Rewriter(types, islands, kept, unfit | measured, self._target)
         rewriter.model(model)
         common.RemoveUnusedNodesPass()(model)
-        renamed = _take_names(model)
-        return PassResult(model, rewriter.counts["fp16"] > 0, self._report(rewriter, kept, renamed, unmeasured))
+        renamed = _take_names(model, self._target)
+        return PassResult(model, rewriter.counts["lowered"] > 0, self._report(rewriter, kept, renamed, unmeasured))
 
     def _named_islands(self, graph: ir.Graph | ir.Function, types: ElementTypes, tail: bool) -> dict[ir.Node, str]:
         """Return the islands of coordinates, and those that the user named."""
@@ -107,17 +134,20 @@ class ToFp16:
     def _report(self, rewriter: Rewriter, kept: set[FunctionId], halved: int, unmeasured: str) -> PassReport:
         counts = rewriter.counts
         changes = []
-        if counts["fp16"]:
-            changes.append(f"{counts['fp16']} nodes in FP16, {counts['fp32']} in FP32, {counts['casts']} casts")
+        if counts["lowered"]:
+            changes.append(
+                f"{counts['lowered']} nodes in {self._target.name}, {counts['fp32']} in FP32, {counts['casts']} casts"
+            )
             changes += [f"FP32 {reason}: {count} nodes" for reason, count in rewriter.islands.most_common()]
         if counts["clipped"]:
-            changes.append(f"{counts['clipped']} masks and bounds clipped to ±65504")
+            changes.append(f"{counts['clipped']} masks and bounds clipped to the range of {self._target.name}")
         refusals = [
             f"function {domain}::{name}: stays FP32, it is called in a loop or with different types"
             for domain, name, _ in sorted(kept)
         ]
         refusals += [unmeasured] if unmeasured else []
-        details = {**{key: counts[key] for key in ("fp16", "fp32", "casts", "constants", "clipped")}}
+        details = {self.name: counts["lowered"]}
+        details |= {key: counts[key] for key in ("fp32", "casts", "constants", "clipped")}
         return PassReport(
             name=self.name,
             stage=self.stage,
@@ -159,14 +189,14 @@ def _graphs(model: ir.Model) -> list[ir.Graph | ir.Function]:
     return [model.graph, *model.functions.values()]
 
 
-def _take_names(model: ir.Model) -> int:
-    """Give FP16 weights the names of the FP32 ones that nobody reads any more; return their number."""
+def _take_names(model: ir.Model, target: Format) -> int:
+    """Give lowered weights the names of the FP32 ones that nobody reads any more; return their number."""
     taken = Counter(value.name for graph in model.graphs() for node in graph for value in node.outputs)
     halved = 0
     for graph in model.graphs():
         for value in list(graph.initializers.values()):
-            name = (value.name or "").removesuffix(HALF_SUFFIX)
-            if value.dtype == ir.DataType.FLOAT16 and name != value.name:
+            name = (value.name or "").removesuffix(target.suffix)
+            if value.dtype == target.element_type and name != value.name:
                 halved += 1
                 if name not in graph.initializers and not taken[name]:
                     value.name = name

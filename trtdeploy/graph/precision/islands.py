@@ -8,14 +8,14 @@ import numpy as np
 import onnx_ir as ir
 
 from trtdeploy.graph.precision.element_types import ElementTypes, constant, is_onnx, signature
+from trtdeploy.graph.precision.formats import Format
 from trtdeploy.graph.precision.regions import MOVEMENT
 
-LARGEST, SMALLEST = 65504.0, 2.0**-25
-"""Largest number of FP16, and the largest that it rounds to zero."""
 MAX_SOFTMAX = 4096
-"""Longest softmax in FP16, in keys: its sum stays far below `LARGEST`, and a uniform weight above the subnormals."""
-MAX_REDUCTION = 32
-"""Most summands of a sum or mean in FP16: a half accumulator loses up to one digit in two hundred with them."""
+"""Longest softmax in 16 bits, in keys: its sum stays far below FP16's largest number, and a uniform weight above the
+subnormals."""
+MAX_SIDE = 2048
+"""Integers up to it are sizes and positions; a format that does not hold them gets no numbers made of integers."""
 MASK_OPERATORS = frozenset({"Add", "Where", "Concat", "Expand", "Pad", "ScatterND", "ScatterElements"})
 BOUND_OPERATORS = frozenset({"Clip", "Max", "Min", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
 _INTEGERS = frozenset({ir.DataType.INT64, ir.DataType.INT32})
@@ -44,15 +44,17 @@ _CARRYING = _ARITHMETIC | _BOUNDED | {"Exp", "Log", "Where", "MatMul", "Softplus
 class IslandFinder:
     """Finds the islands of one graph or function body.
 
-    Two kinds of results are followed onwards. *Wide* ones (variances, large sums, exponentials) may exceed FP16's range
-    or vanish in it: what is computed of them stays FP32 until an operation that bounds it (a sigmoid) or joins it with
-    an activation (the normalised `x / sqrt(v)`). *Means* are in range: arithmetic among them alone stays FP32.
+    Two kinds of results are followed onwards. *Wide* ones (variances, large sums, exponentials) may exceed the target's
+    range or vanish in it: what is computed of them stays FP32 until an operation that bounds it (a sigmoid) or joins it
+    with an activation (the normalised `x / sqrt(v)`). *Means* are in range: arithmetic among them alone stays FP32.
 
     Args:
         graph: The graph or function.
         types: Element types of the model.
         opsets: Its opset imports.
-        unfit: Parameters of functions that hold constants which FP16 cannot.
+        target: The format of the nodes that are none.
+        unfit: Parameters of functions that hold constants which the target cannot.
+        measured: Values whose measured ranges the target cannot hold.
     """
 
     def __init__(
@@ -60,9 +62,12 @@ class IslandFinder:
         graph: ir.Graph | ir.Function,
         types: ElementTypes,
         opsets: Mapping[str, int],
+        target: Format,
         unfit: Collection[ir.Value] = (),
+        measured: Collection[ir.Value] = (),
     ) -> None:
-        self._graph, self._types, self._opsets, self._unfit = graph, types, opsets, unfit
+        self._graph, self._types, self._opsets, self._target = graph, types, opsets, target
+        self._unfit, self._measured = unfit, measured
         self._wide: set[ir.Value] = set()
         self._means: set[ir.Value] = set()
         self._products: dict[ir.Value, bool] = {}
@@ -126,6 +131,8 @@ class IslandFinder:
             return "power", True, False
         if self._has_unfit_constant(node):
             return "constant", True, False
+        if any(value in self._measured for value in (*node.inputs, *node.outputs)):
+            return "measured range", False, False
         return "", False, False
 
     def _visit_cast(self, node: ir.Node) -> None:
@@ -133,7 +140,8 @@ class IslandFinder:
         assert source is not None  # the checker requires it
         if not self._types.is_float(node.outputs[0]):
             return
-        if source in self._wide or self._is_product(source):
+        is_integer = self._types[source] in _INTEGERS and constant(source) is None
+        if source in self._wide or self._is_product(source) or (is_integer and self._target.max_integer < MAX_SIDE):
             self._wide.update(node.outputs)
 
     def _is_wide(self, value: ir.Value | None) -> bool:
@@ -141,7 +149,7 @@ class IslandFinder:
 
     def _is_large(self, node: ir.Node) -> bool:
         count = _reduced_elements(node)
-        return count is None or count > MAX_REDUCTION
+        return count is None or count > self._target.max_sum
 
     def _mark_squares(self, reduction: ir.Node) -> None:
         """Mark the square that `reduction` sums up, and the difference that was squared."""
@@ -155,7 +163,7 @@ class IslandFinder:
             self.reasons.setdefault(difference, "difference from the mean")
 
     def _has_unfit_constant(self, node: ir.Node) -> bool:
-        """Return whether a constant overflows FP16 without being a mask or bound, or vanishes in it."""
+        """Return whether a constant overflows the target without being a mask or bound, or vanishes in it."""
         for value in node.inputs:
             if not self._types.is_float(value):
                 continue
@@ -163,7 +171,7 @@ class IslandFinder:
                 return True
             tensor = _constant_behind_casts(value)
             if tensor is not None and vanishes_or_overflows(
-                tensor, masks=node.op_type in MASK_OPERATORS, bounds=node.op_type in BOUND_OPERATORS
+                tensor, self._target, masks=node.op_type in MASK_OPERATORS, bounds=node.op_type in BOUND_OPERATORS
             ):
                 return True
         return False
@@ -187,11 +195,12 @@ class IslandFinder:
         return found
 
 
-def vanishes_or_overflows(tensor: ir.TensorProtocol, masks: bool, bounds: bool = False) -> bool:
-    """Return whether a constant is zero or infinite in FP16 and was not before.
+def vanishes_or_overflows(tensor: ir.TensorProtocol, target: Format, *, masks: bool, bounds: bool = False) -> bool:
+    """Return whether a constant is zero or infinite in a format and was not before.
 
     Args:
         tensor: The constant, FP32.
+        target: The format.
         masks: Whether large negative numbers are masks, for which the limit serves as well.
         bounds: Whether large numbers of either sign are bounds, for which it does too.
     """
@@ -199,13 +208,13 @@ def vanishes_or_overflows(tensor: ir.TensorProtocol, masks: bool, bounds: bool =
     if data.size == 0:
         return False
     largest = float(np.abs(data).max())
-    if largest > LARGEST:
-        return not bounds and not (masks and float(data.max()) <= LARGEST)
-    return 0 < largest <= SMALLEST
+    if largest > target.largest:
+        return not bounds and not (masks and float(data.max()) <= target.largest)
+    return 0 < largest <= target.smallest
 
 
-def unfit_parameters(model: ir.Model, types: ElementTypes) -> set[ir.Value]:
-    """Return the parameters of functions for which a caller passes a constant that FP16 cannot hold."""
+def unfit_parameters(model: ir.Model, types: ElementTypes, target: Format) -> set[ir.Value]:
+    """Return the parameters of functions for which a caller passes a constant that the target cannot hold."""
     graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     calls = [(node, body) for g in graphs for node in g.all_nodes() if (body := types.function(node)) is not None]
     unfit: set[ir.Value] = set()
@@ -215,7 +224,7 @@ def unfit_parameters(model: ir.Model, types: ElementTypes) -> set[ir.Value]:
         for node, body in calls:
             for value, parameter in zip(node.inputs, body.inputs, strict=False):
                 tensor = constant(value) if types.is_float(value) else None
-                if value in unfit or (tensor is not None and vanishes_or_overflows(tensor, masks=True)):
+                if value in unfit or (tensor is not None and vanishes_or_overflows(tensor, target, masks=True)):
                     unfit.add(parameter)
     return unfit
 

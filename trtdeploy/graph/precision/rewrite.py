@@ -1,16 +1,16 @@
-"""Gives every FP32 tensor of a graph its new type, with one cast per tensor where FP16 and FP32 meet."""
+"""Gives every FP32 tensor of a graph its new type, with one cast per tensor where two types meet."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import onnx_ir as ir
 
 from trtdeploy.graph.precision.element_types import (
     FLOAT,
-    FLOAT16,
+    FLOATS,
     ElementTypes,
     FunctionId,
     Signature,
@@ -20,13 +20,12 @@ from trtdeploy.graph.precision.element_types import (
     signature,
     subgraphs,
 )
-from trtdeploy.graph.precision.islands import BOUND_OPERATORS, LARGEST
+from trtdeploy.graph.precision.formats import Format
+from trtdeploy.graph.precision.islands import BOUND_OPERATORS
 from trtdeploy.graph.precision.regions import MOVEMENT
 
 Islands = Mapping[ir.Node, str]
 FindIslands = Callable[["ir.Graph | ir.Function", Mapping[str, int]], Islands]
-HALF_SUFFIX = "_fp16"
-"""Ends the names of FP16 copies."""
 _KEPT_INPUTS = {"Resize": {1, 2}, "Upsample": {1}}
 """Inputs that stay FP32 in an FP16 node: scales, whose rounding would change the size of the result."""
 _ANY_TYPE = frozenset({"Shape", "Size", "IsNaN", "IsInf", "NonZero"})
@@ -45,17 +44,24 @@ class Rewriter:
         types: Element types before the conversion.
         find_islands: Returns the nodes that stay FP32, of a graph and its opset imports.
         kept: Functions that keep their types.
-        unfit: Parameters of functions that stay FP32.
+        single: Parameters and results of functions that stay FP32.
+        target: The format that the others get.
 
     Attributes:
-        counts: Nodes by type (`fp16`, `fp32`), `casts`, `constants` and `clipped` constants.
+        counts: Nodes in the target format (`lowered`) and in FP32 (`fp32`), `casts`, `constants` and those `clipped`.
         islands: Number of nodes per reason.
     """
 
     def __init__(
-        self, types: ElementTypes, find_islands: FindIslands, kept: set[FunctionId], unfit: set[ir.Value]
+        self,
+        types: ElementTypes,
+        find_islands: FindIslands,
+        kept: set[FunctionId],
+        single: Collection[ir.Value],
+        target: Format,
     ) -> None:
-        self._types, self._find_islands, self._kept, self._unfit = types, find_islands, kept, unfit
+        self._types, self._find_islands, self._kept, self._single = types, find_islands, kept, single
+        self._target, self._lowered = target, target.element_type
         self._now: dict[ir.Value, ir.DataType] = {}
         self._made: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
         self._from_island: set[ir.Value] = set()
@@ -71,7 +77,7 @@ class Rewriter:
         self._names = all_names(model)
         self._graph(model.graph)
         for index, value in enumerate(model.graph.outputs):
-            if self._types.is_float(value) and self._type(value) == FLOAT16:
+            if self._types.is_float(value) and self._type(value) == self._lowered:
                 self._restore_output(model.graph, index, value)
         self._declare_types()
 
@@ -103,8 +109,8 @@ class Rewriter:
         """Make `node` compute in FP16, unless its operator has no such form or all it is given is FP32."""
         known = signature(node, self._opsets)
         floats = [value for value in node.inputs if self._types.is_float(value) and constant(value) is None]
-        if known is None or not _has_half(known, node, self._types):
-            self._keep(node, "operator without an FP16 form" if floats else "")
+        if known is None or not _has_form(known.lowered[self._lowered], known, node, self._types):
+            self._keep(node, f"operator without {self._target.article} {self._target.name} form" if floats else "")
             return
         if node.op_type in _ADOPTING and floats and all(value in self._from_island for value in floats):
             self._keep(node, "")
@@ -112,13 +118,13 @@ class Rewriter:
         kept = _KEPT_INPUTS.get(node.op_type, set())
         for index, (value, name) in enumerate(zip(node.inputs, known.inputs, strict=True)):
             if self._types.is_float(value):
-                half = index not in kept and name in known.half
-                self._give(node, index, FLOAT16 if half else FLOAT)
+                lowered = index not in kept and name in known.lowered[self._lowered]
+                self._give(node, index, self._lowered if lowered else FLOAT)
         for value, name in zip(node.outputs, known.outputs, strict=True):
-            if self._types.is_float(value) and name in known.half:
-                self._now[value] = FLOAT16
+            if self._types.is_float(value) and name in known.lowered[self._lowered]:
+                self._now[value] = self._lowered
         if floats:
-            self.counts["fp16"] += 1
+            self.counts["lowered"] += 1
 
     def _keep(self, node: ir.Node, reason: str) -> None:
         """Leave `node` and its subgraphs in their types."""
@@ -140,56 +146,61 @@ class Rewriter:
                 self._keep_body(inner)
 
     def _cast(self, node: ir.Node) -> None:
-        """Leave a conversion to FP32, which `version` repeats to FP16; remove one to FP16 of what is FP16 now."""
+        """Leave a conversion to FP32, which `version` repeats; remove one to the target of what is in it now."""
         source, result = node.inputs[0], node.outputs[0]
         assert source is not None  # the checker requires it
         if node.op_type == "CastLike":
             self._cast_like(node)
-        elif self._types[result] == FLOAT16 and self._types.is_float(source):
-            known = source if self._type(source) == FLOAT16 else self._made.setdefault((source, FLOAT16), result)
+        elif self._types[result] == self._lowered and self._types.is_float(source):
+            known = source
+            if self._type(source) != self._lowered:
+                known = self._made.setdefault((source, self._lowered), result)
             if known is not result and not result.is_graph_output():
                 result.replace_all_uses_with(known)
 
     def _cast_like(self, node: ir.Node) -> None:
         like, result = node.inputs[1], node.outputs[0]
-        if like is not None and self._types.is_float(like) and self._type(like) == FLOAT16:
+        if like is not None and self._types.is_float(like) and self._type(like) == self._lowered:
             if self._types.is_float(node.inputs[0]):
-                self._give(node, 0, FLOAT16)
-            self._now[result] = FLOAT16
+                self._give(node, 0, self._lowered)
+            self._now[result] = self._lowered
 
     def _call(self, node: ir.Node, function: ir.Function) -> None:
-        """Convert the body of `function`, once, and call it with FP16."""
-        halves = [p for p in function.inputs if self._types.is_float(p) and p not in self._unfit]
+        """Convert the body of `function`, once, and call it with lowered types."""
+        lowered = [p for p in function.inputs if self._types.is_float(p) and p not in self._single]
         if function.identifier() not in self._functions:
             self._functions.add(function.identifier())
-            self._now.update(dict.fromkeys(halves, FLOAT16))
+            self._now.update(dict.fromkeys(lowered, self._lowered))
             outer, self._opsets = self._opsets, function.opset_imports
             self._graph(function)
-            self._outputs_to_half(function)
+            self._lower_outputs(function)
             self._opsets = outer
         for index, (value, parameter) in enumerate(zip(node.inputs, function.inputs, strict=False)):
             if self._types.is_float(value):
-                self._give(node, index, FLOAT if parameter in self._unfit else FLOAT16)
-        self._now.update({value: FLOAT16 for value in node.outputs if self._types.is_float(value)})
-        self.counts["fp16"] += 1
+                self._give(node, index, FLOAT if parameter in self._single else self._lowered)
+        for value, result in zip(node.outputs, function.outputs, strict=False):
+            if self._types.is_float(value) and result not in self._single:
+                self._now[value] = self._lowered
+        self.counts["lowered"] += 1
 
     def _if(self, node: ir.Node) -> None:
         for graph in subgraphs(node):
             self._graph(graph)
-            self._outputs_to_half(graph)
-        self._now.update({value: FLOAT16 for value in node.outputs if self._types.is_float(value)})
+            self._lower_outputs(graph)
+        self._now.update({value: self._lowered for value in node.outputs if self._types.is_float(value)})
 
-    def _outputs_to_half(self, graph: ir.Graph | ir.Function) -> None:
+    def _lower_outputs(self, graph: ir.Graph | ir.Function) -> None:
         for index, value in enumerate(graph.outputs):
-            if self._types.is_float(value) and self._type(value) != FLOAT16:
-                cast = self._new_cast(value, FLOAT16)
+            wanted = FLOAT if value in self._single else self._lowered
+            if self._types.is_float(value) and self._type(value) != wanted:
+                cast = self._new_cast(value, wanted)
                 graph.append(cast)
                 graph.outputs[index] = cast.outputs[0]
 
     def _restore_output(self, graph: ir.Graph, index: int, value: ir.Value) -> None:
-        """Give the graph's output its type back under its own name; the FP16 tensor gets another."""
+        """Give the graph's output its type back under its own name; the lowered tensor gets another."""
         name = value.name
-        value.name = self._name(f"{name}{HALF_SUFFIX}")
+        value.name = self._name(f"{name}{self._target.suffix}")
         single = self.version(value, FLOAT)
         graph.outputs[index] = single
         single.name, single.shape = name, value.shape
@@ -200,7 +211,7 @@ class Rewriter:
         if value is None:
             return
         original = self._types[value]
-        if original not in {FLOAT, FLOAT16}:
+        if original not in FLOATS:
             return
         kind = wanted or original
         if self._type(value) != kind:
@@ -216,8 +227,8 @@ class Rewriter:
 
     def _make(self, value: ir.Value, kind: ir.DataType) -> ir.Value:
         tensor = constant(value)
-        if tensor is not None and kind == FLOAT16 and self._types.is_float(value):
-            return self._half_constant(value, tensor)
+        if tensor is not None and kind == self._lowered and self._types.is_float(value):
+            return self._lowered_constant(value, tensor)
         producer = value.producer()
         source = value
         if producer is not None and is_onnx(producer, "Cast", "CastLike"):
@@ -225,7 +236,7 @@ class Rewriter:
             assert before is not None  # the checker requires it
             if self._type(before) == kind:
                 return before
-            if self._types[before] not in {FLOAT, FLOAT16}:
+            if self._types[before] not in FLOATS:
                 source = before  # converting twice would round twice
         cast = self._new_cast(source, kind)
         cast.outputs[0].shape = value.shape
@@ -240,29 +251,38 @@ class Rewriter:
 
     def _new_cast(self, source: ir.Value, kind: ir.DataType) -> ir.Node:
         self.counts["casts"] += 1
-        name = self._name(f"{source.name}_to_{'fp16' if kind == FLOAT16 else 'fp32'}")
+        name = self._name(f"{source.name}_to_{'fp32' if kind == FLOAT else self._target.pass_name}")
         cast = ir.node("Cast", [source], {"to": int(kind)}, outputs=[ir.Value(name=name)], name=name)
         cast.outputs[0].type = ir.TensorType(kind)
         return cast
 
-    def _half_constant(self, value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
-        """Return a copy of a constant in FP16. Masks and bounds beyond its range become the limit."""
+    def _lowered_constant(self, value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
+        """Return a copy of a constant in the target format.
+
+        Bounds beyond its range become its limit, masks half of it: what is added to them must not make them infinite,
+        since a row that is infinite throughout has no softmax.
+        """
         data = tensor.numpy()
-        self.counts["clipped"] += bool((np.abs(data) > LARGEST).any())
+        limit = self._target.largest
+        is_bound = any(use.node.op_type in BOUND_OPERATORS for use in value.uses())
+        mask = limit if is_bound else limit / 2
+        beyond = np.abs(data) > limit
+        self.counts["clipped"] += bool(beyond.any())
         self.counts["constants"] += 1
-        name = self._name(f"{value.name}{HALF_SUFFIX}")
-        half = ir.tensor(np.clip(data, -LARGEST, LARGEST).astype(np.float16), name=name)
+        name = self._name(f"{value.name}{self._target.suffix}")
+        clipped = np.where(beyond, np.clip(data, -mask, mask), data).astype(self._lowered.numpy())
+        lowered = ir.tensor(clipped, name=name)
         producer = value.producer()
         if producer is not None:
-            copy = ir.node("Constant", [], {"value": half}, outputs=[ir.Value(name=name)], name=name)
+            copy = ir.node("Constant", [], {"value": lowered}, outputs=[ir.Value(name=name)], name=name)
             producer.append(copy)
             result = copy.outputs[0]
         else:
             graph = value.graph
             assert graph is not None  # an initializer has one
-            result = ir.Value(name=name, const_value=half)
+            result = ir.Value(name=name, const_value=lowered)
             graph.register_initializer(result)
-        result.shape, result.type = value.shape, ir.TensorType(FLOAT16)
+        result.shape, result.type = value.shape, ir.TensorType(self._lowered)
         return result
 
     def _type(self, value: ir.Value) -> ir.DataType | None:
@@ -283,12 +303,12 @@ class Rewriter:
                 value.type = ir.TensorType(kind)
 
 
-def _has_half(known: Signature, node: ir.Node, types: ElementTypes) -> bool:
-    """Return whether every FP32 input and output may be FP16, and no other input of its type variable is unknown."""
+def _has_form(lowered: Collection[str], known: Signature, node: ir.Node, types: ElementTypes) -> bool:
+    """Return whether every FP32 input and output may be lowered, and no other input of its type variable is unknown."""
     kept = _KEPT_INPUTS.get(node.op_type, set())
     names = [
         n for i, (v, n) in enumerate(zip(node.inputs, known.inputs, strict=True)) if types.is_float(v) and i not in kept
     ]
     names += [n for v, n in zip(node.outputs, known.outputs, strict=True) if types.is_float(v)]
     open_ = {n for v, n in zip(node.inputs, known.inputs, strict=True) if v is not None and types[v] is None}
-    return bool(names) and all(name in known.half - open_ for name in names)
+    return bool(names) and all(name in lowered and name not in open_ for name in names)

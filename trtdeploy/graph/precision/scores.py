@@ -18,7 +18,7 @@ from trtdeploy.attention.mhsa.operation import SCALED_DOT_PRODUCT
 from trtdeploy.attention.operations import is_operation
 from trtdeploy.graph.compare import random_feeds
 from trtdeploy.graph.precision.element_types import FLOAT, is_onnx
-from trtdeploy.graph.precision.islands import LARGEST
+from trtdeploy.graph.precision.formats import FP16
 from trtdeploy.graph.reference import ReferenceModel, ReferenceRunError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def large_scores(model: ir.Model, samples: Sequence[Feeds] = ()) -> tuple[set[ir
     finally:
         for node in itertools.chain.from_iterable(chains.values()):
             del node.metadata_props[_MARK]
-    large = [chain for index, chain in chains.items() if not peaks.get(index, 0.0) * MARGIN <= LARGEST]
+    large = [chain for index, chain in chains.items() if not peaks.get(index, 0.0) * MARGIN <= FP16.largest]
     return set(itertools.chain.from_iterable(large)), reason
 
 
