@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from trtdeploy.cli import demo
-from trtdeploy.cli.demo_score import pairwise_iou, score_frame
+from trtdeploy.cli.demo_score import score_frame
 from trtdeploy.cli.measure import quantile
+from trtdeploy.evaluate.matching import pairwise_iou
 
 Cli = Callable[..., Any]
 

@@ -2,6 +2,7 @@
 
 from trtdeploy.api.build import BuildOptions, BuildReport, build
 from trtdeploy.api.engine import Engine, inspect, open
+from trtdeploy.api.evaluate import EvaluateOptions, EvaluationReport, evaluate
 from trtdeploy.api.gate_options import GateOptions
 from trtdeploy.api.optimize import OptimizeOptions, OptimizeReport, optimize
 
@@ -9,10 +10,13 @@ __all__ = [
     "BuildOptions",
     "BuildReport",
     "Engine",
+    "EvaluateOptions",
+    "EvaluationReport",
     "GateOptions",
     "OptimizeOptions",
     "OptimizeReport",
     "build",
+    "evaluate",
     "inspect",
     "open",
     "optimize",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-IOU = 0.5
+from trtdeploy.evaluate.matching import IOU, pairwise_iou
 
 
 @dataclass
@@ -60,16 +60,6 @@ def score_frame(
             matched += 1
             overlaps[:, best] = -1.0
     return ClassScore(labels=len(labels), detections=len(boxes), matched=matched)
-
-
-def pairwise_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the `[N, M]` intersection over union of boxes `[N, 4]` and `[M, 4]`."""
-    left, right = a[:, None, :].astype(np.float64), b[None, :, :].astype(np.float64)
-    sides = np.minimum(left[..., 2:], right[..., 2:]) - np.maximum(left[..., :2], right[..., :2])
-    shared = np.prod(np.clip(sides, 0, None), axis=-1)
-    total = np.prod(left[..., 2:] - left[..., :2], axis=-1) + np.prod(right[..., 2:] - right[..., :2], axis=-1)
-    union: NDArray[np.float64] = shared / np.maximum(total - shared, 1e-9)
-    return union
 
 
 def sum_scores(scores: Iterable[ClassScore]) -> ClassScore:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +15,7 @@ if TYPE_CHECKING:
 
     from trtdeploy.core.types import Detections, Size
 
-_BATCH = 1
 _CONF_MAP, _CONF_BOXES = 0.001, 0.25
-_KEPT = 300
 
 
 def compare_detectors(
@@ -71,20 +68,9 @@ def _precision(found: Sequence[Detections], data: LabelledImages, own: dict[int,
 
 
 def _detect(model: Path, size: Size, paths: Sequence[Path], conf: float) -> tuple[list[Detections], tuple[str, ...]]:
-    """Build an engine of `model` in a temporary folder, and detect on each image."""
-    from trtdeploy import api
-    from trtdeploy.api.evaluate import detect_all
-    from trtdeploy.core.types import BatchRange, SizeRange
-    from trtdeploy.graph.head import NmsOptions
+    """Detect on each image with a temporary engine of `model`; return the names of its classes too."""
+    from trtdeploy.api.evaluate import detect_all, engine_of
+    from trtdeploy.engine.sniff import read_info
 
-    with tempfile.TemporaryDirectory() as folder:
-        options = api.BuildOptions(
-            sizes=SizeRange.fixed(size),
-            batches=BatchRange(_BATCH, _BATCH, _BATCH),
-            nms=NmsOptions(conf=conf, max_det=_KEPT),
-            backend="onnxruntime",
-            surgery=False,
-            gate=api.GateOptions(mode="off"),
-        )
-        report = api.build(model, Path(folder) / "scored.engine", options)
-        return detect_all(report.path, paths), tuple(report.info.class_names)
+    with engine_of(model, size, conf) as engine:
+        return detect_all(engine, paths), tuple(read_info(engine).class_names)

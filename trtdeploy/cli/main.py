@@ -27,6 +27,7 @@ COMMANDS = {
     "advise": "Advise to keep, drop or replace each attention block.",
     "baseline": "Compare an ONNX model with itself without attention.",
     "infer": "Run an engine over videos, cameras and images.",
+    "val": "Measure an engine's accuracy on labelled images.",
     "inspect": "Say what is in an engine or an ONNX model.",
     "bench": "Measure an engine on this machine.",
     "doctor": "Say what is installed, what is missing and how to get it.",
