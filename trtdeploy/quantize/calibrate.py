@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import onnxruntime as ort
-
+from trtdeploy.core.discovery import version_of
 from trtdeploy.core.errors import ModelError
 from trtdeploy.graph.observe import Observer
 from trtdeploy.graph.reference import ReferenceRunError
@@ -124,7 +123,7 @@ def calibrate(
             batches=tuple(batch.digest for batch in batches),
             preparation=options.preparation,
             measured=HISTOGRAMS if method.needs_histogram else PEAKS,
-            runtime=f"onnxruntime {ort.__version__}",
+            runtime=f"onnxruntime {version_of('onnxruntime', 'onnxruntime-gpu')}",
         )
         saved, warning = Checkpoint.open(options.cache, key, list(dict.fromkeys(wanted)))
         cached = saved.done
