@@ -1,4 +1,4 @@
-"""Finds the blocks of a network that fail in FP16, by building it with parts of it in FP32."""
+"""Finds the blocks of a network that fail in lowered precision, by building it with parts of it in a higher one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import onnx_ir as ir
 MAX_TRIALS = 12
 """Engines that are built to find the blocks: about twice the logarithm of their number where one block fails."""
 _MIN_BLOCKS, _RUNS, _MAX_DEPTH = 8, 16, 4
+_ADDED = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear"})
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Block:
 
 
 def blocks_of(model: ir.Model) -> list[Block]:
-    """Return the parts of `model` that compute in FP16, in the order of the graph.
+    """Return the parts of `model` that compute in FP16, BF16 or INT8, in the order of the graph.
 
     Exporters name nodes by the path of their module: `/model.4/cv1/conv/Conv`. The paths are cut at the first level
     that gives 8 blocks or more; where none does, the graph is cut into 16 runs of nodes.
@@ -36,7 +37,7 @@ def blocks_of(model: ir.Model) -> list[Block]:
     Args:
         model: A model whose precision is lowered.
     """
-    names = [node.name for node in model.graph if node.name and _computes_in_half(node)]
+    names = [node.name for node in model.graph if node.name and _is_lowered(node)]
     for depth in range(1, _MAX_DEPTH + 1):
         groups: dict[str, list[str]] = {}
         for name in names:
@@ -50,21 +51,23 @@ def blocks_of(model: ir.Model) -> list[Block]:
 
 
 def names_of(blocks: Sequence[Block]) -> list[str]:
-    """Return the names of the blocks' nodes as patterns for `ToFp16`."""
+    """Return the names of the blocks' nodes as patterns for `ToFp16` and `ToInt8`."""
     return [glob.escape(name) for block in blocks for name in block.nodes]
 
 
 def smallest_set(
     blocks: Sequence[Block], passes: Callable[[list[Block]], bool], trials: int = MAX_TRIALS
 ) -> list[Block]:
-    """Return few blocks that must be FP32 for the engine to pass, in the order given; empty when all do not suffice.
+    """Return few blocks that must keep a higher precision for the engine to pass, in the order given.
+
+    Empty when all do not suffice.
 
     Halves are tried in turn; where neither suffices, each is reduced with the other kept. When the trials are used up,
     what is known to suffice is returned.
 
     Args:
         blocks: All blocks.
-        passes: Whether an engine with these blocks in FP32 passes; expensive.
+        passes: Whether an engine with these blocks in higher precision passes; expensive.
         trials: How often `passes` may be called.
     """
     left = trials
@@ -95,5 +98,10 @@ def smallest_set(
     return sorted(reduced(list(blocks), []), key=order.__getitem__)
 
 
-def _computes_in_half(node: ir.Node) -> bool:
-    return node.op_type != "Cast" and any(value.dtype == ir.DataType.FLOAT16 for value in node.outputs)
+def _is_lowered(node: ir.Node) -> bool:
+    """Return whether a node computes in 16 bits or in INT8; casts and Q/DQ are what the passes themselves added."""
+    if node.op_type in _ADDED:
+        return False
+    half = any(value.dtype in {ir.DataType.FLOAT16, ir.DataType.BFLOAT16} for value in node.outputs)
+    sources = (value.producer() for value in node.inputs if value is not None)
+    return half or any(source is not None and source.op_type == "DequantizeLinear" for source in sources)
