@@ -2,30 +2,59 @@
 
 from __future__ import annotations
 
+import fnmatch
+import math
+from collections import Counter
 from collections.abc import Collection, Mapping
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import common
 
+from trtdeploy.core.errors import ModelError
+from trtdeploy.core.types import PassReport
 from trtdeploy.graph.plan import PassResult
+from trtdeploy.graph.precision.element_types import is_onnx
+from trtdeploy.graph.precision.int8.layers import Layers
+from trtdeploy.graph.precision.int8.opset import raise_opset, version_of
+from trtdeploy.graph.precision.int8.placement import Placement
+from trtdeploy.graph.precision.int8.weights import LEVELS, SMALLEST_SCALE, rounded_up
+from trtdeploy.graph.precision.int8.write import Writer
 
 Ranges = Mapping[str, float]
 """Largest magnitude of tensors, by the value's name in the main graph between FUSE and PRECISION."""
+MIN_OPSET = 13
+"""Oldest opset whose Q/DQ have one scale per channel."""
+_LARGEST = 65504.0
 
 
 class ToInt8:
     """Puts symmetric Q/DQ around convolutions and products with constant weights.
 
+    Weights become INT8 with one scale per output channel; biases and results keep their type. Tensors have one scale
+    each; those that meet in a concatenation share one. `ToFp16` makes the rest FP16, the scales too. In higher
+    precision stay:
+
+    - calls of functions (fused attention), and the projections of dot-product attention that no rule fused;
+    - the first layer, the last layers of the head, and what decodes and selects boxes: rounding shows there most;
+    - depthwise convolutions, which compute little and lose most;
+    - layers whose weights or measured ranges cannot be quantised, and those that `keep` names.
+
     Args:
-        ranges: Largest magnitude of each tensor that `tensors_to_calibrate` names.
+        ranges: Largest magnitude of each tensor that `tensors_to_calibrate` names; more may be there.
         keep: Patterns of names of nodes that stay in higher precision, `*` for any text. Default: none.
+        factor_scales: Whether the weights of a convolution have one scale, and its result one factor per channel. The
+            numbers are the same; TensorRT-RTX then hands its results on in FP16 instead of FP32. Default False.
     """
 
     name = "int8"
     stage = "PRECISION"
 
-    def __init__(self, ranges: Ranges, keep: Collection[str] = ()) -> None:
+    def __init__(self, ranges: Ranges, keep: Collection[str] = (), *, factor_scales: bool = False) -> None:
         self._ranges = dict(ranges)
         self._keep = tuple(keep)
+        self._factor = factor_scales
 
     def run(self, model: ir.Model) -> PassResult:
         """Run the pass on a copy of `model`.
@@ -33,13 +62,127 @@ class ToInt8:
         Raises:
             ModelError: A range is missing, the opset is too old, or a pattern of `keep` names no node.
         """
-        raise NotImplementedError
+        _check(model, self._keep)
+        if _is_quantised(model):
+            refusal = "the model is quantised already: its own Q/DQ stay as they are"
+            return PassResult(model, False, PassReport(name=self.name, stage=self.stage, refusals=(refusal,)))
+        model = model.clone()
+        unraised = raise_opset(model)
+        layers = Layers(model, self._keep)
+        self._check_ranges(model, layers)
+        placement = Placement(model.graph, layers, self._unusable)
+        self._write(model, layers, placement)
+        common.RemoveUnusedNodesPass()(model)
+        report = self._report(model, layers, placement, unraised)
+        return PassResult(model, bool(report.details["int8"]), report)
+
+    def _check_ranges(self, model: ir.Model, layers: Layers) -> None:
+        missing = [name for name in _wanted(model, layers) if name not in self._ranges]
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise ModelError(
+                f"No range was measured for the tensor {missing[0]!r}{more}, which INT8 needs. Calibrate the tensors "
+                "that tensors_to_calibrate names, of this model."
+            )
+
+    def _unusable(self, value: ir.Value) -> str:
+        """Return why a tensor cannot be quantised, or an empty string."""
+        largest = float(self._ranges.get(value.name or "", math.nan))
+        if not math.isfinite(largest):
+            return f"the range of its input {value.name!r} is {largest}"
+        if not LEVELS * SMALLEST_SCALE <= largest <= LEVELS * _LARGEST:
+            return f"the range of its input {value.name!r} is {largest:g}, which no FP16 scale covers"
+        return ""
+
+    def _write(self, model: ir.Model, layers: Layers, placement: Placement) -> None:
+        writer = Writer(model)
+        scales: dict[ir.Value, ir.Value] = {}
+        for value, reads in placement.reads.items():
+            root = placement.group(value)
+            if root not in scales:
+                largest = max(self._ranges[member.name or ""] for member in placement.members(value))
+                scales[root] = writer.scale(root.name or "", _scale(largest))
+            writer.pair(value, scales[root], reads)
+        for node, weights in layers.weights.items():
+            if node in placement.kept:
+                continue
+            if self._factor and node.op_type == "Conv":
+                writer.factored_weights(node, weights)
+            else:
+                writer.weights(node, weights)
+
+    def _report(self, model: ir.Model, layers: Layers, placement: Placement, unraised: str) -> PassReport:
+        kept = layers.kept | placement.kept
+        entries = [_entry(node, kept.get(node, "")) for node in model.graph if node in layers.weights or node in kept]
+        reasons = Counter(kept.values())
+        count = sum(entry["int8"] for entry in entries)
+        changes = (
+            [f"{count} of {len(entries)} layers in INT8, {len(placement.reads)} tensors quantised"] if count else []
+        )
+        changes += (
+            [f"in higher precision: {number} ({reason})" for reason, number in reasons.most_common()] if count else []
+        )
+        refusals = [f"{node.name}: stays in higher precision, {reason}" for node, reason in placement.kept.items()]
+        if not count:
+            refusals.append("no layer can be INT8: each is excluded, see the reasons in the details")
+        if unraised:
+            refusals.append(
+                f"opset {version_of(model.graph)} stays, so that scales are FP32 and casts surround them: {unraised}"
+            )
+        details = {
+            "int8": count,
+            "kept": len(entries) - count,
+            "reasons": dict(reasons),
+            "tensors": len(placement.reads),
+            "scales": len({placement.group(value) for value in placement.reads}),
+            "layers": entries,
+        }
+        return PassReport(
+            name=self.name, stage=self.stage, changes=tuple(changes), refusals=tuple(refusals), details=details
+        )
 
 
 def tensors_to_calibrate(model: ir.Model, keep: Collection[str] = ()) -> tuple[str, ...]:
     """Return the names of the tensors whose ranges `ToInt8` needs with the same `keep`, in the order of the graph.
 
+    With more patterns in `keep` it needs no others. A model that is quantised already needs none.
+
     Raises:
-        ModelError: A pattern of `keep` names no node.
+        ModelError: The opset is too old, or a pattern of `keep` names no node.
     """
-    raise NotImplementedError
+    _check(model, keep)
+    return () if _is_quantised(model) else _wanted(model, Layers(model, keep))
+
+
+def _wanted(model: ir.Model, layers: Layers) -> tuple[str, ...]:
+    return tuple(value.name or "" for value in Placement(model.graph, layers, lambda _value: "").reads)
+
+
+def _check(model: ir.Model, keep: Collection[str]) -> None:
+    opset = version_of(model.graph)
+    if opset < MIN_OPSET:
+        raise ModelError(
+            f"The model has opset {opset}, whose Q/DQ have one scale for all channels. Expected {MIN_OPSET} or newer: "
+            "export it again with a newer opset."
+        )
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    names = [node.name or "" for graph in graphs for node in graph.all_nodes()]
+    for pattern in keep:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            raise ModelError(
+                f"No node is named {pattern!r}, which should stay in higher precision. Expected a node's name."
+            )
+
+
+def _is_quantised(model: ir.Model) -> bool:
+    return any(is_onnx(node, "QuantizeLinear", "DequantizeLinear") for node in model.graph.all_nodes())
+
+
+def _scale(largest: float) -> float:
+    """Return the scale that maps `largest` to 127, rounded up to an FP16 number."""
+    return float(rounded_up(np.array([largest / LEVELS], np.float32))[0])
+
+
+def _entry(node: ir.Node, reason: str) -> dict[str, Any]:
+    name = node.name or ""
+    return {"layer": name, "block": name.strip("/").rpartition("/")[0], "int8": not reason, "reason": reason}

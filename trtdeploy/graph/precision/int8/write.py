@@ -1,0 +1,132 @@
+"""Writes Q/DQ pairs and INT8 weights into a graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from trtdeploy.graph.precision.element_types import all_names, constant
+from trtdeploy.graph.precision.int8.placement import Read
+from trtdeploy.graph.precision.int8.weights import QuantisedWeights
+
+FLOAT, INT8 = ir.DataType.FLOAT, ir.DataType.INT8
+
+
+class Writer:
+    """Writes into the main graph of a model; equal weights and zero points are written once.
+
+    Args:
+        model: The model, changed in place.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self._graph = model.graph
+        self._names = all_names(model)
+        self._zeros: dict[tuple[int, ...], ir.Value] = {}
+        self._weights: dict[tuple[ir.Value, int], ir.Value] = {}
+
+    def scale(self, name: str, number: float) -> ir.Value:
+        """Return a new scale of a tensor."""
+        return self._initializer(f"{name}/scale", np.array(number, np.float32))
+
+    def pair(self, value: ir.Value, scale: ir.Value, reads: list[Read]) -> None:
+        """Let `reads` read `value` through a Q/DQ pair, which stands behind what makes it."""
+        zero = self._zero(())
+        quantise = self._node("QuantizeLinear", f"{value.name}", [value, scale, zero], INT8, value.shape)
+        dequantise = self._node(
+            "DequantizeLinear", f"{value.name}", [quantise.outputs[0], scale, zero], FLOAT, value.shape
+        )
+        producer, first = value.producer(), next(iter(self._graph))
+        if producer is None:
+            first.prepend([quantise, dequantise])
+        else:
+            producer.append([quantise, dequantise])
+        for node, index in reads:
+            node.replace_input_with(index, dequantise.outputs[0])
+
+    def weights(self, node: ir.Node, quantised: QuantisedWeights) -> None:
+        """Give a layer INT8 weights with one scale per channel."""
+        value = node.inputs[1]
+        assert value is not None  # the layer has weights
+        key = (value, quantised.axis)
+        if key not in self._weights:
+            scales = self._initializer(f"{value.name}/scale", quantised.scales)
+            self._weights[key] = self._dequantised(value, quantised.values, scales, quantised.axis)
+        node.replace_input_with(1, self._weights[key])
+
+    def factored_weights(self, node: ir.Node, quantised: QuantisedWeights) -> None:
+        """Give a convolution INT8 weights with one scale, and multiply its result by one factor per channel.
+
+        The product and the bias behind it are the same numbers as with one scale per channel. The common scale lies in
+        the middle of the scales, so that neither the result nor the factors leave FP16's range.
+        """
+        value, result = node.inputs[1], node.outputs[0]
+        assert value is not None  # the layer has weights
+        common = _middle(quantised.scales)
+        key = (value, -1)
+        if key not in self._weights:
+            scale = self._initializer(f"{value.name}/scale", np.array(common, np.float32))
+            self._weights[key] = self._dequantised(value, quantised.values, scale, None)
+        shape = [-1] + [1] * (quantised.values.ndim - 2)
+        factors = self._initializer(f"{value.name}/factors", (quantised.scales / common).reshape(shape))
+        uses = list(result.uses())
+        last = self._behind(node, "Mul", factors)
+        bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+        if bias is not None:
+            node.resize_inputs(2)
+            last = self._behind(last, "Add", self._initializer(f"{value.name}/bias", bias.numpy().reshape(shape)))
+        node.replace_input_with(1, self._weights[key])
+        for use in uses:
+            use.node.replace_input_with(use.idx, last.outputs[0])
+
+    def _behind(self, node: ir.Node, operator: str, operand: ir.Value) -> ir.Node:
+        source = node.outputs[0]
+        made = self._node(operator, f"{node.name}", [source, operand], FLOAT, source.shape)
+        node.append(made)
+        return made
+
+    def _dequantised(self, value: ir.Value, data: NDArray[np.int8], scale: ir.Value, axis: int | None) -> ir.Value:
+        stored = self._initializer(f"{value.name}/int8", data)
+        zero = self._zero(() if axis is None else (data.shape[axis],))
+        made = self._node("DequantizeLinear", f"{value.name}", [stored, scale, zero], FLOAT, stored.shape)
+        if axis is not None:
+            made.attributes["axis"] = ir.AttrInt64("axis", axis)
+        next(iter(self._graph)).prepend(made)
+        return made.outputs[0]
+
+    def _zero(self, shape: tuple[int, ...]) -> ir.Value:
+        if shape not in self._zeros:
+            self._zeros[shape] = self._initializer("int8/zero", np.zeros(shape, np.int8))
+        return self._zeros[shape]
+
+    def _node(
+        self, operator: str, name: str, inputs: list[ir.Value], kind: ir.DataType, shape: ir.Shape | None
+    ) -> ir.Node:
+        node = ir.node(operator, inputs, name=self._name(f"{name}/{operator}"))
+        output = node.outputs[0]
+        output.name, output.type, output.shape = self._name(f"{node.name}_output"), ir.TensorType(kind), shape
+        return node
+
+    def _initializer(self, name: str, array: NDArray[Any]) -> ir.Value:
+        name = self._name(name)
+        tensor = ir.tensor(array, name=name)
+        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+        self._graph.register_initializer(value)
+        return value
+
+    def _name(self, wanted: str) -> str:
+        """Return a name that no value and no node has."""
+        name, number = wanted, 1
+        while name in self._names:
+            number += 1
+            name = f"{wanted}_{number}"
+        self._names.add(name)
+        return name
+
+
+def _middle(scales: NDArray[np.float32]) -> float:
+    """Return the power of two in the middle between the smallest and the largest scale, on a logarithmic axis."""
+    return float(2.0 ** np.rint((np.log2(scales.min()) + np.log2(scales.max())) / 2))
