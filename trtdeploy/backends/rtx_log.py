@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ _ENTRY = re.compile(
 )
 _CONSTANTS = "], Constants: ["
 _TYPE = re.compile(r"\bDatatype: (\w+)")
+_TENSOR = re.compile(r"\bDimensions: \[([-\d,]*)\].*?\bDatatype: (\w+)")
+_WIDTHS = {"Float": 4, "Half": 2, "BFloat16": 2, "Int8": 1, "UInt8": 1, "Bool": 1, "FP8": 1, "Int32": 4, "Int64": 8}
+"""Bytes of an element by the log's name of its type."""
 _ORIGINS = re.compile(r"(?:\[ONNX Layer: .*\]\w*)?", re.DOTALL)
 _ORIGIN = re.compile(r"\[ONNX Layer: (.*?)\]\w*\x1f?(?=\[ONNX Layer: |$)")
 _MHA_TACTIC = re.compile(r"_gemm_mha\w*")
@@ -37,6 +41,8 @@ class Kernel:
         tactic: Name of the generated code, empty where there is none.
         inputs, outputs: Types of the tensors, such as `Half`.
         onnx: Names of the ONNX nodes that it computes.
+        moved_bytes: Size of the tensors that it reads and writes; None where a dimension is open or a type not known.
+        constant_bytes: The same of its constants, the weights.
     """
 
     name: str
@@ -45,6 +51,8 @@ class Kernel:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     onnx: tuple[str, ...]
+    moved_bytes: int | None = None
+    constant_bytes: int | None = None
 
     @property
     def is_mha(self) -> bool:
@@ -115,17 +123,31 @@ def _parse_entry(line: str) -> Kernel:
     metadata = match["metadata"].strip()
     if _ORIGINS.fullmatch(metadata) is None:
         raise _unknown_format(f"the origin {metadata[:200]!r}", "'[ONNX Layer: ...]'")
+    inputs, _, constants = match["inputs"].partition(_CONSTANTS)
     kernel = Kernel(
         name=match["name"],
         kind=match["kind"],
         tactic=match["tactic"] or "",
-        inputs=tuple(_TYPE.findall(match["inputs"].partition(_CONSTANTS)[0])),
+        inputs=tuple(_TYPE.findall(inputs)),
         outputs=tuple(_TYPE.findall(match["outputs"])),
         onnx=tuple(_ORIGIN.findall(metadata)),
+        moved_bytes=_size_of(inputs + match["outputs"]),
+        constant_bytes=_size_of(constants),
     )
     if "mha" in kernel.tactic.lower() and not kernel.is_mha:
         raise _unknown_format(f"the attention kernel {kernel.tactic!r}", "a name that starts with '_gemm_mha'")
     return kernel
+
+
+def _size_of(tensors: str) -> int | None:
+    """Return the bytes of the tensors that a part of an entry lists."""
+    total = 0
+    for dimensions, kind in _TENSOR.findall(tensors):
+        sizes = [int(size) for size in dimensions.split(",") if size]
+        if kind not in _WIDTHS or any(size < 0 for size in sizes):
+            return None
+        total += math.prod(sizes) * _WIDTHS[kind]
+    return total
 
 
 def _unknown_format(found: str, expected: str) -> BuildError:
