@@ -29,15 +29,23 @@ class Block:
 
 
 def blocks_of(model: ir.Model) -> list[Block]:
-    """Return the parts of `model` that compute in FP16, BF16 or INT8, in the order of the graph.
-
-    Exporters name nodes by the path of their module: `/model.4/cv1/conv/Conv`. The paths are cut at the first level
-    that gives 8 blocks or more; where none does, the graph is cut into 16 runs of nodes.
+    """Return the parts of `model` that compute in FP16, in the order of the graph; see `grouped`.
 
     Args:
         model: A model whose precision is lowered.
     """
-    names = [node.name for node in model.graph if node.name and _is_lowered(node)]
+    return grouped([node.name for node in model.graph if node.name and _computes_in_half(node)])
+
+
+def grouped(names: Sequence[str]) -> list[Block]:
+    """Return nodes in blocks, in the order of the graph.
+
+    Exporters name nodes by the path of their module: `/model.4/cv1/conv/Conv`. The paths are cut at the first level
+    that gives 8 blocks or more; where none does, the nodes are cut into 16 runs.
+
+    Args:
+        names: Names of nodes.
+    """
     for depth in range(1, _MAX_DEPTH + 1):
         groups: dict[str, list[str]] = {}
         for name in names:
