@@ -126,6 +126,7 @@ def draw_confusion(evaluation: Evaluation) -> Figure:
     """Return which class was taken for which, as shares of each class's labels."""
     names, counts = _largest(evaluation.confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    shares[-1] = 0  # detections of no label are a share of nothing
     side = 2.6 + 0.5 * len(counts)
     figure = _figure(side + 1.2, side)
     axes = figure.add_subplot()
@@ -137,7 +138,7 @@ def draw_confusion(evaluation: Evaluation) -> Figure:
     for row, column in np.argwhere(counts > 0):
         colour = "white" if shares[row, column] > 0.55 else _DARK
         axes.text(column, row, _short(counts[row, column]), ha="center", va="center", fontsize=8, color=colour)
-    figure.colorbar(shown, ax=axes, fraction=0.046, pad=0.03, label="share of the row")
+    figure.colorbar(shown, ax=axes, fraction=0.046, pad=0.03, label="share of the class's labels")
     _title(figure, f"Confusions at confidence {evaluation.confusion.confidence:.3f} and IoU 0.5")
     return figure
 
@@ -152,6 +153,7 @@ def _size_bars(axes: Axes, accuracy: Accuracy) -> None:
             text = "-" if value is None else f"{value:.3f}"
             axes.text(place, (value or 0) + 0.015, text, ha="center", fontsize=9, color=_DARK)
     axes.set_xticks(places, [f"{name}\n{accuracy.by_size[name].labels} labels" for name in names])
+    axes.set_ylabel("average precision", color=_DARK)
     axes.set_ylim(0, 1.12)
     axes.set_yticks(np.arange(0, 1.01, 0.2))
     axes.legend(frameon=False, loc="upper center", ncols=2, bbox_to_anchor=(0.5, 1.1), fontsize=9)
