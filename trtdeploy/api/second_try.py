@@ -29,12 +29,12 @@ class Block:
 
 
 def blocks_of(model: ir.Model) -> list[Block]:
-    """Return the parts of `model` that compute in FP16, in the order of the graph; see `grouped`.
+    """Return the parts of `model` that compute in FP16, BF16 or INT8, in the order of the graph; see `grouped`.
 
     Args:
         model: A model whose precision is lowered.
     """
-    return grouped([node.name for node in model.graph if node.name and _computes_in_half(node)])
+    return grouped([node.name for node in model.graph if node.name and _is_lowered(node)])
 
 
 def grouped(names: Sequence[str]) -> list[Block]:
