@@ -20,6 +20,7 @@ from trtdeploy.core.errors import BuildError, GateError
 from trtdeploy.core.files import atomic_write
 from trtdeploy.core.plan_file import record_info
 from trtdeploy.core.staging import Staging, open_staging
+from trtdeploy.core.types import Precision
 from trtdeploy.engine.sniff import EngineKind, read_info, sniff
 from trtdeploy.engine.stamp import stamp
 from trtdeploy.engine.tolerance import Tolerance
@@ -55,15 +56,17 @@ def build_gated(draft: Draft, target: Path, options: GateOptions, step: Progress
     if options.mode == "enforce" and cannot_run:
         raise GateError(
             f"The gate cannot run: {cannot_run} Build where the engine can run, or without --gate enforce; the engine "
-            "is then written ungated."
+            "is then written ungated. --gate emulated compares its graph with 16-bit arithmetic emulated here."
         )
     ungated = "it was switched off" if options.mode == "off" else cannot_run
     with open_staging(target) as staging:
-        if ungated:
+        if cannot_run and options.mode == "emulated":
+            report = _check_twin_and_build(draft, staging, target, options, step)
+        elif ungated:
             draft.build(staging.path, GateInfo(verdict="ungated", reason=ungated))
-            staging.publish()
-            return None
-        report = _build_and_check(draft, staging, target, options, step)
+            report = None
+        else:
+            report = _build_and_check(draft, staging, target, options, step)
         staging.publish()
         return report
 
@@ -76,47 +79,93 @@ def _build_and_check(
     Raises:
         GateError: The engine diverges.
     """
-    from trtdeploy.api.gate import Gate, images_wanted
     from trtdeploy.graph.reference import ReferenceRunError
 
-    images = gate_images(options, images_wanted(draft.largest_batch))
-    info = _build(draft, staging.path)
-    step("gate")
     try:
-        gate = Gate(draft.reference(), info, images, options.tolerance or Tolerance.of(draft.precision))
-        report = gate.check(lambda: _open(draft, staging.path, info))
-        if report.verdict == "failed" and draft.lowers_precision:
-            info, report = _second_try(draft, staging, info, gate, report, step)
+        report, _ = _checked(draft, staging.path, options, step)
     except ReferenceRunError as error:
         reason = f"the model does not run in ONNX Runtime: {error}"
-        if options.mode == "enforce":
+        if options.mode in {"enforce", "emulated"}:
             raise GateError(f"The gate cannot run: {reason}. Build with --gate off.") from error
         _record(staging.path, GateInfo(verdict="ungated", reason=reason))
         return None
     if report.verdict == "failed":
         refused = options.mode != "warn"
-        text = _report_text(report, staging.path, target, refused=refused)
-        with atomic_write(_report_path(target if refused else staging.path)) as temporary:
-            temporary.write_text(text)
+        _write_report(report, staging.path, target, refused=refused)
         if refused:
-            raise GateError(_refusal(report, target))
+            raise GateError(_refusal(report, target, "the engine does not detect"))
     _record(staging.path, report.info)
     return report
 
 
+def _check_twin_and_build(
+    draft: Draft, staging: Staging, target: Path, options: GateOptions, step: Progress
+) -> GateReport:
+    """Gate the emulated twin of an engine that cannot run here, then build the engine with the same nodes in FP32.
+
+    Raises:
+        GateError: The twin diverges, or the gate cannot run; no engine was built.
+        BuildError: The backend refused the model.
+    """
+    from trtdeploy.graph.reference import ReferenceRunError
+
+    twin, path = draft.emulated(), staging.path.with_name(f".emulated-{staging.path.name}")
+    try:
+        report, kept = _checked(twin, path, options, step)
+    except ReferenceRunError as error:
+        raise GateError(
+            f"The gate cannot run: the model does not run in ONNX Runtime: {error}. Build with --gate off."
+        ) from error
+    if report.verdict == "failed":
+        _write_report(report, path, target, refused=True)
+        raise GateError(_refusal(report, target, f"its graph, {_emulating(draft)}, does not detect"))
+    reason = f"{_emulating(draft)}, because the engine cannot run here: {report.reason}"
+    report = replace(report, verdict="emulated" if report.verdict == "passed" else report.verdict, reason=reason)
+    draft.build(staging.path, report.info, kept)
+    return report
+
+
+def _emulating(draft: Draft) -> str:
+    """Return in words what an emulated twin runs like."""
+    if draft.precision is Precision.FP32:
+        return "in FP32 on the CPU"
+    return f"with the 16-bit arithmetic of {draft.precision.value} emulated on the CPU"
+
+
+def _checked(draft: Draft, path: Path, options: GateOptions, step: Progress) -> tuple[GateReport, list[str]]:
+    """Build an engine at `path` and gate it; where FP16 is at fault build once more.
+
+    Returns:
+        The report, and the patterns of the nodes that the engine keeps in FP32 because of the gate.
+
+    Raises:
+        ReferenceRunError: ONNX Runtime does not load or run the model.
+    """
+    from trtdeploy.api.gate import Gate, images_wanted
+
+    images = gate_images(options, images_wanted(draft.largest_batch))
+    info = _build(draft, path)
+    step("gate")
+    gate = Gate(draft.reference(), info, images, options.tolerance or Tolerance.of(draft.precision))
+    report = gate.check(lambda: _open(draft, path, info))
+    if report.verdict == "failed" and draft.lowers_precision:
+        return _second_try(draft, path, gate, report, step)
+    return report, []
+
+
 def _second_try(
-    draft: Draft, staging: Staging, info: EngineInfo, gate: Gate, report: GateReport, step: Progress
-) -> tuple[EngineInfo, GateReport]:
+    draft: Draft, path: Path, gate: Gate, report: GateReport, step: Progress
+) -> tuple[GateReport, list[str]]:
     """Look for the blocks that fail in FP16, and build the engine with them in FP32.
 
     Returns:
-        Metadata and report of the engine that is at the staging path now.
+        The report of the engine that is at `path` now, and the patterns of the nodes that it keeps in FP32.
     """
     from trtdeploy.api.second_try import blocks_of, names_of, smallest_set
 
     reports = draft.reports
     blocks = blocks_of(draft.finish())
-    trial = staging.path.with_name(f".trial-{staging.path.name}")
+    trial = path.with_name(f".trial-{path.name}")
 
     def passes(kept: list[Block]) -> bool:
         step(f"second try: {len(kept)} of {len(blocks)} blocks in FP32")
@@ -130,11 +179,11 @@ def _second_try(
     if not found:
         draft.reports = reports
         failure = f"it is not a matter of FP16: with all {len(blocks)} blocks in FP32 it fails too"
-        return info, replace(report, failures=(report.reason, failure, *report.failures[1:]))
+        return replace(report, failures=(report.reason, failure, *report.failures[1:])), []
     step(f"second try: {', '.join(block.name for block in found)} in FP32")
-    info = _build(draft, staging.path, names_of(found))
-    kept = [block.name for block in found]
-    return info, gate.check(lambda: _open(draft, staging.path, info), kept)
+    patterns = names_of(found)
+    info = _build(draft, path, patterns)
+    return gate.check(lambda: _open(draft, path, info), [block.name for block in found]), patterns
 
 
 def _build(draft: Draft, path: Path, keep: Collection[str] = ()) -> EngineInfo:
@@ -165,16 +214,19 @@ def _report_path(path: Path) -> Path:
     return path.with_name(path.name + REPORT_SUFFIX)
 
 
-def _report_text(report: GateReport, staged: Path, target: Path, *, refused: bool) -> str:
+def _write_report(report: GateReport, staged: Path, target: Path, *, refused: bool) -> None:
+    """Write the report of the engine at `staged`: beside the target, or with an engine that is written all the same."""
     document = {"engine": target.name, "refused": refused, **report.to_dict()}
-    return json.dumps(document, indent=2).replace(json.dumps(str(staged))[1:-1], json.dumps(str(target))[1:-1]) + "\n"
+    text = json.dumps(document, indent=2).replace(json.dumps(str(staged))[1:-1], json.dumps(str(target))[1:-1])
+    with atomic_write(_report_path(target if refused else staged)) as temporary:
+        temporary.write_text(text + "\n")
 
 
-def _refusal(report: GateReport, target: Path) -> str:
-    """Return the message for an engine that is refused."""
+def _refusal(report: GateReport, target: Path, what: str) -> str:
+    """Return the message for an engine that is refused; `what` says who does not detect what the model does."""
     lines = "\n".join(report.lines())
     return (
-        f"{target} is refused: the engine does not detect what its model detects in ONNX Runtime, so it was not "
+        f"{target} is refused: {what} what its model detects in ONNX Runtime, so it was not "
         f"written.\n{lines}\nThe whole report is in {_report_path(target)}. Build in FP32, with another backend or "
         "version of its library; --gate warn writes the engine all the same."
     )

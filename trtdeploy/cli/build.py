@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option(
     "--backend",
     default="auto",
-    metavar="auto|tensorrt|tensorrt-rtx|openvino|onnxruntime",
+    metavar="auto|tensorrt|tensorrt-rtx|openvino|onnxruntime|emulated",
     show_default=True,
     help="Builds and runs it.",
 )

@@ -102,10 +102,10 @@ def gate(command: Command) -> Command:
         click.option(
             "--gate",
             default="auto",
-            metavar="auto|off|warn|enforce",
+            metavar="auto|off|warn|enforce|emulated",
             show_default=True,
             help="Compare the engine's detections with the model's: refuse an engine that diverges, or warn; auto "
-            "enforces where the engine can run here.",
+            "enforces where the engine can run here; emulated checks elsewhere that 16 bits suffice, on the CPU.",
         ),
         click.option("--gate-images", type=FilePath, help="Folder of photos to compare on; default: drawn boards."),
     )
