@@ -13,9 +13,9 @@ from trtdeploy.core.errors import ModelError
 from trtdeploy.core.types import PassReport
 from trtdeploy.graph.plan import PassResult
 from trtdeploy.graph.precision.element_types import ElementTypes, FunctionId, is_onnx, nested_nodes
-from trtdeploy.graph.precision.formats import FORMATS, Format
+from trtdeploy.graph.precision.formats import FORMATS, FP16, Format
 from trtdeploy.graph.precision.islands import IslandFinder, unfit_parameters
-from trtdeploy.graph.precision.measured import Ranges, separate_calls, unfit_values
+from trtdeploy.graph.precision.measured import Ranges, Unfit, missing_ranges, separate_calls, unfit
 from trtdeploy.graph.precision.own_functions import give_own_functions
 from trtdeploy.graph.precision.regions import decoding
 from trtdeploy.graph.precision.rewrite import Islands, Rewriter
@@ -43,16 +43,16 @@ class ToFp16:
     - exponentials and powers without a bound, sizes of Resize, loops, quantised layers, and operators that have no
       FP16 form;
     - nodes with a constant that overflows or vanishes in FP16. Masks and bounds are clipped instead;
-    - nodes that write or read a tensor whose range, measured on real images, comes within a factor of four of FP16's end
-      or lies wholly among its subnormals (`measured.unfit_values`).
+    - nodes that write or read a tensor whose range, measured on real images, comes within a factor of four of FP16's
+      end or lies wholly among its subnormals (`measured.unfit`).
 
     BF16 has FP32's range and three digits less than FP16: nothing overflows, so that scores and measured ranges keep
     nothing in FP32; sums of more than four elements and numbers that are computed of integers do, and operators that
     have no BF16 form at the model's opset, convolutions before opset 22 among them.
 
-    Bodies of model-local functions become FP16 with all their callers; a call with other measured ranges gets a function
-    of its own. ONNX Runtime on a CPU computes FP16 graphs in
-    FP32; only half arithmetic, on a device or emulated, shows their rounding.
+    Bodies of model-local functions become FP16 with all their callers; a call whose measured ranges need other islands
+    gets a function of its own. ONNX Runtime on a CPU computes FP16 graphs in FP32; only half arithmetic, on a device or
+    emulated, shows their rounding.
 
     Args:
         keep: Patterns of names of nodes that stay FP32, `*` for any text. Default: none.
@@ -95,21 +95,24 @@ class ToFp16:
         if _lacks_shapes(model):
             common.ShapeInferencePass()(model)  # the lengths of softmaxes, sums and outputs decide
         types = ElementTypes(model)
-        measured: set[ir.Value] = set()
+        measured: Unfit = set()
+        large, unmeasured = set[ir.Node](), ""
         if self._ranges is not None:
+            unmeasured = missing_ranges(model, self._ranges)
             separate_calls(model, types, self._ranges, self._target)
             types = ElementTypes(model)
-            measured = unfit_values(model, types, self._ranges, self._target)
+            measured = unfit(model, types, self._ranges, self._target)
+        elif self._target is FP16:
+            large, unmeasured = large_scores(model, self._samples)
         kept = _kept_functions(model, types)
-        unfit = unfit_parameters(model, types, self._target)
-        large, unmeasured = large_scores(model, self._samples)
+        single = unfit_parameters(model, types, self._target)
 
         def islands(graph: ir.Graph | ir.Function, opsets: Mapping[str, int]) -> Islands:
-            found = IslandFinder(graph, types, opsets, self._target, unfit, measured).find()
+            found = IslandFinder(graph, types, opsets, self._target, single, measured).find()
             found |= {node: "scores" for node in graph if node in large}
             return found | self._named_islands(graph, types, tail=graph is model.graph)
 
-        rewriter = Rewriter(types, islands, kept, unfit | measured, self._target)
+        rewriter = Rewriter(types, islands, kept, single | measured, self._target)
         rewriter.model(model)
         common.RemoveUnusedNodesPass()(model)
         renamed = _take_names(model, self._target)

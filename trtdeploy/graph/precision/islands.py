@@ -54,7 +54,7 @@ class IslandFinder:
         opsets: Its opset imports.
         target: The format of the nodes that are none.
         unfit: Parameters of functions that hold constants which the target cannot.
-        measured: Values whose measured ranges the target cannot hold.
+        measured: Values whose measured ranges the target cannot hold, and nodes that compute such inside.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class IslandFinder:
         opsets: Mapping[str, int],
         target: Format,
         unfit: Collection[ir.Value] = (),
-        measured: Collection[ir.Value] = (),
+        measured: Collection[ir.Value | ir.Node] = (),
     ) -> None:
         self._graph, self._types, self._opsets, self._target = graph, types, opsets, target
         self._unfit, self._measured = unfit, measured
@@ -131,7 +131,7 @@ class IslandFinder:
             return "power", True, False
         if self._has_unfit_constant(node):
             return "constant", True, False
-        if any(value in self._measured for value in (*node.inputs, *node.outputs)):
+        if node in self._measured or any(v in self._measured for v in (*node.inputs, *node.outputs) if v is not None):
             return "measured range", False, False
         return "", False, False
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
-from trtdeploy.graph.precision.element_types import ElementTypes, FunctionId, constant
+from trtdeploy.attention.operations import is_operation
+from trtdeploy.graph.precision.element_types import ElementTypes, FunctionId, constant, is_onnx
 from trtdeploy.graph.precision.formats import Format
 from trtdeploy.graph.precision.islands import BOUND_OPERATORS, MASK_OPERATORS, vanishes_or_overflows
 from trtdeploy.graph.precision.own_functions import give_own_functions
@@ -14,6 +15,7 @@ from trtdeploy.graph.precision.regions import MOVEMENT
 
 Ranges = Mapping[str, float]
 """Largest magnitude of each value by name; `<call>/<value>` inside the function that a node calls."""
+Unfit = set["ir.Value | ir.Node"]
 MARGIN = 4.0
 """How many times larger than what was measured other images may make a tensor.
 
@@ -33,14 +35,21 @@ def tensors_to_measure(model: ir.Model) -> tuple[str, ...]:
     """Return the names of the values whose ranges `ToFp16` uses: all FP32 results, those inside functions too."""
     types = ElementTypes(model)
     names = [v.name or "" for v in model.graph.inputs if types.is_float(v)]
-    names += [v.name or "" for v in _results(model.graph, types)]
+    names += _results(model, model.graph, types, "")
     for call, body in _calls(model, types):
-        names += [f"{call.name}/{value.name}" for value in _results(body, types)]
+        names += _results(model, body, types, f"{call.name}/")
     return tuple(dict.fromkeys(names))
 
 
-def unfit_values(model: ir.Model, types: ElementTypes, ranges: Ranges, target: Format) -> set[ir.Value]:
-    """Return the values that must stay FP32 because of what was measured.
+def missing_ranges(model: ir.Model, ranges: Ranges) -> str:
+    """Return that ranges are missing, or an empty string."""
+    wanted = tensors_to_measure(model)
+    missing = [name for name in wanted if name not in ranges]
+    return f"{len(missing)} of {len(wanted)} tensors have no measured range: {missing[0]}, ..." if missing else ""
+
+
+def unfit(model: ir.Model, types: ElementTypes, ranges: Ranges, target: Format) -> Unfit:
+    """Return the values that must stay FP32 because of what was measured, and the operations that must for inner ones.
 
     A value counts when it may exceed the format's largest number, or lies wholly where the format has lost digits; not
     when only operators read it whose result does not depend on that (the sigmoid of a large number is one, and next to
@@ -52,25 +61,23 @@ def unfit_values(model: ir.Model, types: ElementTypes, ranges: Ranges, target: F
         ranges: The largest magnitudes.
         target: The format.
     """
-    unfit = _Needs(model.graph, types, ranges, target, "").values()
+    found = _Needs(model, model.graph, types, ranges, target, "").find()
     for call, body in _calls(model, types):
-        unfit |= _Needs(body, types, ranges, target, f"{call.name}/").values()
-        unfit |= {p for v, p in zip(call.inputs, body.inputs, strict=False) if v in unfit}
-        unfit |= {v for v, result in zip(call.outputs, body.outputs, strict=False) if result in unfit}
-        unfit |= {result for v, result in zip(call.outputs, body.outputs, strict=False) if v in unfit}
-    return unfit
+        found |= _Needs(model, body, types, ranges, target, f"{call.name}/").find()
+        found |= {inner for outer, inner in _bound(call, body) if outer in found}
+        found |= {outer for outer, inner in _bound(call, body) if inner in found and outer.producer() is call}
+    return found
 
 
 def separate_calls(model: ir.Model, types: ElementTypes, ranges: Ranges, target: Format) -> None:
     """Give calls that need other values in FP32 than those of the same function functions of their own, in place."""
-    outside = _Needs(model.graph, types, ranges, target, "").values()
+    outside = _Needs(model, model.graph, types, ranges, target, "").find()
     groups: dict[tuple[FunctionId, frozenset[int]], list[ir.Node]] = {}
     for call, body in _calls(model, types):
-        inside = _Needs(body, types, ranges, target, f"{call.name}/").values()
-        arguments = [*zip(call.inputs, body.inputs, strict=False), *zip(call.outputs, body.outputs, strict=False)]
-        inside |= {inner for value, inner in arguments if value in outside}
-        order = [*body.inputs, *(output for node in body for output in node.outputs)]
-        needed = frozenset(index for index, value in enumerate(order) if value in inside)
+        inside = _Needs(model, body, types, ranges, target, f"{call.name}/").find()
+        inside |= {inner for outer, inner in _bound(call, body) if outer in outside}
+        order = [*body.inputs, *(part for node in body for part in (node, *node.outputs))]
+        needed = frozenset(index for index, part in enumerate(order) if part in inside)
         groups.setdefault((body.identifier(), needed), []).append(call)
     for (_, needed), calls in groups.items():
         if needed:
@@ -81,6 +88,7 @@ class _Needs:
     """Looks for the values of one graph or function body that must stay FP32.
 
     Args:
+        model: The model, for the bodies of operations.
         graph: The graph or function.
         types: Element types of the model.
         ranges: The largest magnitudes.
@@ -89,16 +97,23 @@ class _Needs:
     """
 
     def __init__(
-        self, graph: ir.Graph | ir.Function, types: ElementTypes, ranges: Ranges, target: Format, prefix: str
+        self,
+        model: ir.Model,
+        graph: ir.Graph | ir.Function,
+        types: ElementTypes,
+        ranges: Ranges,
+        target: Format,
+        prefix: str,
     ) -> None:
         self._graph, self._types, self._target = graph, types, target
+        self._operations = {node: [ranges.get(name, 0.0) for name in _inside(model, node, prefix)] for node in graph}
         self._ranges: dict[ir.Value, float] = {}
         for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
             self._note(value, ranges.get(f"{prefix}{value.name}"))
 
-    def values(self) -> set[ir.Value]:
-        """Return the values."""
-        needed: set[ir.Value] = set()
+    def find(self) -> Unfit:
+        """Return the values, and the operations whose inner values are too large."""
+        needed: Unfit = {node for node, inner in self._operations.items() if any(self._overflows(x) for x in inner)}
         for node in reversed(self._graph):
             needed |= {value for value in node.outputs if self._is_needed(value, needed)}
         return needed | {value for value in self._graph.inputs if self._is_needed(value, needed)}
@@ -107,8 +122,10 @@ class _Needs:
         """Note a value's range: that of what was moved where none was measured, or where masks are part of it."""
         node = value.producer()
         if node is not None and (measured is None or self._is_masked(node)):
-            moved = [self._ranges[v] for v in node.inputs if v in self._ranges]
-            measured = max(moved, default=None) if self._is_masked(node) or node.op_type in _MOVING else None
+            source = _dequantized(node)
+            moved = [self._ranges[v] for v in (*node.inputs, source) if v in self._ranges]
+            passes_on = source is not None or node.op_type in _MOVING or self._is_masked(node)
+            measured = max(moved, default=None) if passes_on else None
         if measured is not None and self._types.is_float(value):
             self._ranges[value] = measured
 
@@ -130,13 +147,13 @@ class _Needs:
         overflows = float(tensor.numpy().min()) < -self._target.largest
         return overflows and not vanishes_or_overflows(tensor, self._target, masks=True)
 
-    def _is_needed(self, value: ir.Value, needed: set[ir.Value]) -> bool:
+    def _is_needed(self, value: ir.Value, needed: Unfit) -> bool:
         wide, tiny = self._is_wide(value), self._is_tiny(value)
         if not (wide or tiny):
             return False
         return value.is_graph_output() or any(self._matters(use.node, needed, wide) for use in value.uses())
 
-    def _matters(self, reader: ir.Node, needed: set[ir.Value], wide: bool) -> bool:
+    def _matters(self, reader: ir.Node, needed: Unfit, wide: bool) -> bool:
         """Return whether the result of `reader` depends on what the format loses."""
         if reader.graph is not self._graph:  # inside control flow, where nothing is measured
             return True
@@ -149,17 +166,46 @@ class _Needs:
         return reader.op_type not in _OFFSET
 
     def _is_wide(self, value: ir.Value) -> bool:
-        return value in self._ranges and not self._ranges[value] * MARGIN <= self._target.largest
+        return value in self._ranges and self._overflows(self._ranges[value])
+
+    def _overflows(self, measured: float) -> bool:
+        return not measured * MARGIN <= self._target.largest  # NaN does
 
     def _is_tiny(self, value: ir.Value) -> bool:
         return 0 < self._ranges.get(value, 0.0) < self._target.normal
 
 
-def _results(graph: ir.Graph | ir.Function, types: ElementTypes) -> Iterator[ir.Value]:
-    """Yield what the nodes compute in FP32, without constants."""
+def _results(model: ir.Model, graph: ir.Graph | ir.Function, types: ElementTypes, prefix: str) -> Iterator[str]:
+    """Yield the names of what the nodes compute in FP32, without constants and what was quantised."""
     for node in graph:
-        if node.op_type not in {"Constant", "ConstantOfShape"}:
-            yield from (value for value in node.outputs if value.name and types.is_float(value))
+        if node.op_type not in {"Constant", "ConstantOfShape", "DequantizeLinear"}:
+            yield from (f"{prefix}{value.name}" for value in node.outputs if value.name and types.is_float(value))
+        yield from _inside(model, node, prefix)
+
+
+def _inside(model: ir.Model, node: ir.Node, prefix: str) -> list[str]:
+    """Return the names of what an operation's body computes in the type that it is given."""
+    body = model.functions.get(node.op_identifier()) if is_operation(node.domain, node.op_type) else None
+    if body is None:
+        return []
+    given, names = set(body.inputs), []
+    for inner in body:
+        if not is_onnx(inner, "Cast") and any(value in given for value in inner.inputs):
+            given.update(inner.outputs)
+            names += [f"{prefix}{node.name}/{value.name}" for value in inner.outputs if value.name]
+    return names
+
+
+def _dequantized(node: ir.Node) -> ir.Value | None:
+    """Return what a DequantizeLinear gives back, if it was quantised in the graph."""
+    source = node.inputs[0].producer() if is_onnx(node, "DequantizeLinear") and node.inputs[0] is not None else None
+    return source.inputs[0] if source is not None and is_onnx(source, "QuantizeLinear") else None
+
+
+def _bound(call: ir.Node, body: ir.Function) -> list[tuple[ir.Value, ir.Value]]:
+    """Return the call's arguments and results, each with the body's value that it is."""
+    pairs = [*zip(call.inputs, body.inputs, strict=False), *zip(call.outputs, body.outputs, strict=False)]
+    return [(outer, inner) for outer, inner in pairs if outer is not None]
 
 
 def _calls(model: ir.Model, types: ElementTypes) -> list[tuple[ir.Node, ir.Function]]:

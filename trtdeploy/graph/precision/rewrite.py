@@ -57,7 +57,7 @@ class Rewriter:
         types: ElementTypes,
         find_islands: FindIslands,
         kept: set[FunctionId],
-        single: Collection[ir.Value],
+        single: Collection[ir.Value | ir.Node],
         target: Format,
     ) -> None:
         self._types, self._find_islands, self._kept, self._single = types, find_islands, kept, single
