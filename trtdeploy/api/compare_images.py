@@ -1,0 +1,94 @@
+"""The images of a comparison: read one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtdeploy.api.gate_options import SUFFIXES
+from trtdeploy.core.errors import SourceError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class CompareImages:
+    """The images in a folder, spread evenly by name.
+
+    Args:
+        folder: The folder.
+        limit: Images at most; None takes all.
+
+    Raises:
+        UsageError: It does not exist, is no folder, or holds no image.
+        SourceError: It cannot be read.
+
+    Attributes:
+        folder: The folder.
+        unreadable: Names of images that could not be read, known once they were asked for.
+    """
+
+    def __init__(self, folder: Path, limit: int | None) -> None:
+        self.folder = folder
+        self.unreadable: list[str] = []
+        if not folder.is_dir():
+            what = "is not a folder" if folder.exists() else "does not exist"
+            raise UsageError(f"--images {folder}: it {what}. Give a folder of images.")
+        try:
+            paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+        except OSError as error:
+            raise SourceError(f"--images {folder} cannot be read: {error.strerror}. Check its permissions.") from error
+        if not paths:
+            raise UsageError(
+                f"--images {folder}: there is no image in it. Expected files that end with "
+                f"{', '.join(sorted(SUFFIXES))}, directly in the folder."
+            )
+        count = min(len(paths), limit or len(paths))
+        self._paths = [paths[index * len(paths) // count] for index in range(count)]
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __iter__(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        """Yield names and images, `[H, W, 3]` uint8 BGR; those that cannot be read are noted and left out.
+
+        Raises:
+            SourceError: None of them can be read.
+        """
+        for path in self._paths:
+            image = self._read(path)
+            if image is not None:
+                yield path.name, image
+            elif path.name not in self.unreadable:
+                self.unreadable.append(path.name)
+        if len(self.unreadable) == len(self._paths):
+            raise SourceError(
+                f"--images {self.folder}: none of its {len(self._paths)} images can be read, {self.unreadable[0]} "
+                "among them. They are damaged, or in no format OpenCV knows."
+            )
+
+    def named(self, name: str) -> NDArray[np.uint8]:
+        """Return one image again.
+
+        Raises:
+            SourceError: It cannot be read any more.
+        """
+        image = self._read(self.folder / name)
+        if image is None:
+            raise SourceError(
+                f"--images {self.folder}: {name} can no longer be read. Do not change the folder meanwhile."
+            )
+        return image
+
+    @staticmethod
+    def _read(path: Path) -> NDArray[np.uint8] | None:
+        import cv2
+        import numpy as np
+
+        try:
+            image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+        except (cv2.error, OSError):
+            return None
+        return None if image is None else np.asarray(image, np.uint8)
