@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -61,6 +62,41 @@ def test_steps_are_lines_where_stderr_is_not_a_terminal(capsys: pytest.CaptureFi
     with Screen().steps() as step:
         step("load")
     assert capsys.readouterr().err == "  load ...\n"
+
+
+def test_a_step_that_counts_is_a_line_every_few_seconds_and_the_last(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now_s = iter(range(1000))
+    monkeypatch.setattr("trtdeploy.cli.console.time.monotonic", lambda: float(next(now_s)))
+    with Screen().steps() as step:
+        for name in ["load", *(f"calibrate {count}/12" for count in range(1, 13)), "count 1/2", "save"]:
+            step(name)
+    lines = [line.strip().removesuffix(" ...") for line in capsys.readouterr().err.splitlines()]
+    assert lines == [
+        "load",
+        "calibrate 1/12",
+        "calibrate 6/12",
+        "calibrate 11/12",
+        "calibrate 12/12",
+        "count 1/2",
+        "save",
+    ]
+
+
+def test_a_step_that_counts_is_a_bar_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "120")
+    with Screen().steps() as step:
+        step("calibrate 3/4")
+    counted = capsys.readouterr().err
+    with Screen().steps() as step:
+        step("fuse")
+    assert "━" in counted
+    assert "━" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("size", "text"), [(10_300_000, "10.3 MB"), (100_000, "0.1 MB"), (1_500, "1.5 kB")])

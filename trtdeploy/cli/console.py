@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 PROGRESS_S = 5.0
 """Seconds between two progress lines where the output is not a terminal."""
 FIRST_PROGRESS_S = 2.0
+
+
+_COUNTED = re.compile(r"(?P<what>.+) (?P<done>\d+)/(?P<total>\d+)")
+"""Name of a step that tells how far it has come."""
 
 
 class Screen:
@@ -90,16 +96,29 @@ class Screen:
 
     @contextlib.contextmanager
     def steps(self) -> Iterator[Callable[[str], None]]:
-        """Give a function to call with the name of each step of long work as it starts."""
-        if not sys.stderr.isatty():
-            yield lambda name: self.note(f"  {name} ...")
-            return
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        """Give a function to call with the name of each step of long work as it starts.
 
+        Names that end in a count, such as `calibrate 12/128`, are one step: a bar on a terminal, a line every few
+        seconds elsewhere.
+        """
+        if not sys.stderr.isatty():
+            yield _StepLines(self.note)
+            return
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        bar = BarColumn(bar_width=24)
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
         with Progress(*columns, console=self._console(err=True), transient=True) as progress:
             task = progress.add_task("starting")
-            yield lambda name: progress.update(task, description=printable(name))
+
+            def show(name: str) -> None:
+                counted = _COUNTED.fullmatch(name)
+                progress.columns = (*columns, bar) if counted else columns
+                if counted:
+                    progress.update(task, completed=int(counted["done"]), total=int(counted["total"]))
+                progress.update(task, description=printable(name))
+
+            yield show
 
     @contextlib.contextmanager
     def bar(self, name: str, total: int) -> Iterator[Callable[[], None]]:
@@ -157,6 +176,32 @@ class Screen:
         from rich.console import Console
 
         return Console(stderr=err, highlight=False)
+
+
+class _StepLines:
+    """Prints a line per step, and of a step that counts one every few seconds and the last.
+
+    Args:
+        note: Prints a line.
+    """
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note
+        self._counting = ""
+        self._printed_s = 0.0
+
+    def __call__(self, name: str) -> None:
+        counted = _COUNTED.fullmatch(name)
+        what = counted["what"] if counted else ""
+        now_s = time.monotonic()
+        if counted is None or what != self._counting or counted["done"] == counted["total"]:
+            due = True
+        else:
+            due = now_s - self._printed_s >= PROGRESS_S
+        self._counting = what
+        if due:
+            self._printed_s = now_s
+            self._note(f"  {name} ...")
 
 
 def rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:
