@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
+import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -16,7 +20,9 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from trtdeploy.core.types import PassReport
+from trtdeploy.graph.precision import fp16
 from trtdeploy.graph.precision.fp16 import ToFp16
+from trtdeploy.graph.precision.islands import IslandFinder
 
 Arrays = dict[str, NDArray[Any]]
 FLOAT, HALF, INT64, BOOL = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.BOOL
@@ -190,3 +196,64 @@ class LinearAttention(nn.Module):
 MODULES: dict[str, type[nn.Module]] = {
     cls.__name__: cls for cls in (ConvBlock, Gate, Energy, Attention, LinearAttention)
 }
+
+
+X = value("x", shape=["b", 3, "h", "w"])
+HAS_RTX = importlib.util.find_spec("tensorrt_rtx") is not None
+
+
+def export(module: torch.nn.Module, x: torch.Tensor, dynamo: bool) -> onnx.ModelProto:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if dynamo:
+            auto = torch.export.Dim.AUTO
+            program = torch.onnx.export(
+                module,
+                (x,),
+                dynamo=True,
+                input_names=["x"],
+                dynamic_shapes=({0: auto, 2: auto, 3: auto},),
+                verbose=False,
+            )
+            assert program is not None
+            return ir.to_proto(program.model)
+        data = io.BytesIO()
+        axes = {"x": {0: "b", 2: "h", 3: "w"}}
+        torch.onnx.export(module, (x,), data, dynamo=False, input_names=["x"], dynamic_axes=axes)
+        return onnx.load_from_string(data.getvalue())
+
+
+def call(name: str, inputs: str, output: str, **attributes: Any) -> onnx.NodeProto:
+    proto = node(name, inputs, output, **attributes)
+    proto.domain = "t"
+    return proto
+
+
+def detector() -> onnx.ModelProto:
+    """Return a convolution whose results are box sides, decoded on a grid to pixels, and class scores."""
+    grid = np.stack(np.meshgrid(np.arange(136) + 0.5, np.arange(1) + 0.5), 0).reshape(1, 2, 136).astype(np.float32)
+    steps = [
+        node("Conv", "x w b", "c"),
+        node("Reshape", "c shape", "r"),
+        node("Split", "r sizes", "lt wh cls", axis=1),
+        node("Sub", "grid lt", "from"),
+        node("Add", "from wh", "to"),
+        node("Concat", "from to", "cells", axis=1),
+        node("Mul", "cells stride", "boxes"),
+        node("Sigmoid", "cls", "scores"),
+        node("Concat", "boxes scores", "y", axis=1),
+    ]
+    constants = {
+        "w": (np.random.default_rng(0).standard_normal((34, 8, 1, 1)) * 0.2).astype(np.float32),
+        "b": np.zeros(34, np.float32),
+        "shape": np.array([0, 34, -1]),
+        "sizes": np.array([2, 2, 30]),
+        "grid": grid,
+        "stride": np.float32(8),
+    }
+    return model(steps, [value("x", shape=[1, 8, 1, 136])], [value("y", shape=[1, 34, 136])], constants)
+
+
+def without_islands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(IslandFinder, "find", lambda self: {})
+    monkeypatch.setattr(fp16, "decoding", lambda graph, types, tail: set())
