@@ -104,9 +104,9 @@ def average_precision(
     from faster_coco_eval import COCO, COCOeval_faster
 
     shared = sorted(set(own.values()))
-    truth = _truth(data, shared)
+    truth = coco_labels(data, shared)
     reference = COCO(truth)
-    evaluation = COCOeval_faster(reference, reference.loadRes(_results(found, own)), "bbox")
+    evaluation = COCOeval_faster(reference, reference.loadRes(coco_results(found, own)), "bbox")
     evaluation.params.areaRng = list(map(list, SIZES.values()))
     evaluation.params.areaRngLbl = list(SIZES)
     evaluation.params.maxDets = [max_det]
@@ -132,7 +132,7 @@ def average_precision(
     )
 
 
-def _truth(data: LabelledImages, shared: Sequence[int]) -> dict[str, Any]:
+def coco_labels(data: LabelledImages, shared: Sequence[int]) -> dict[str, Any]:
     """Return the labels of the shared classes as a COCO document.
 
     Raises:
@@ -159,7 +159,7 @@ def _truth(data: LabelledImages, shared: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _results(found: Sequence[Detections], own: Mapping[int, int]) -> list[dict[str, Any]]:
+def coco_results(found: Sequence[Detections], own: Mapping[int, int]) -> list[dict[str, Any]]:
     """Return the detections of the shared classes as COCO results."""
     return [
         {"image_id": image, "category_id": own[c], "score": score, "bbox": xywh(box)}
