@@ -101,8 +101,15 @@ class Contract:
                 f"Letterbox the frames to {size.snapped(stride)}."
             )
 
-    def check_outputs(self, images: NDArray[np.uint8], outputs: Mapping[str, NDArray[Any]]) -> None:
+    def check_outputs(
+        self, images: NDArray[np.uint8], outputs: Mapping[str, NDArray[Any]], *, allow_nan: bool = False
+    ) -> None:
         """Check the outputs of one run: types, ranks, batch and fixed dimensions, no NaN. Too slow for every call.
+
+        Args:
+            images: What was run.
+            outputs: What came out.
+            allow_nan: Accept NaN.
 
         Raises:
             EngineError: An output is not as the metadata promises.
@@ -120,7 +127,7 @@ class Contract:
                     f"{self._name}: a batch of {len(images)} images of {images.shape[1]}x{images.shape[2]} gave "
                     f"{spec}, expected {_names([told])}."
                 )
-            if got.dtype.kind == "f" and np.isnan(got).any():
+            if not allow_nan and got.dtype.kind == "f" and np.isnan(got).any():
                 raise EngineError(
                     f"{self._name}: output {told.name!r} holds NaN for a test image of {images.shape[1]}x"
                     f"{images.shape[2]}. Check the model's weights."

@@ -56,8 +56,15 @@ def write_engine(
             raise BuildError(str(error).replace(str(temporary), str(target))) from error
 
 
-def run_probes(report: Progress, backend: Backend, path: str, metadata: str) -> None:
+def run_probes(report: Progress, backend: Backend, path: str, metadata: str, *, allow_nan: bool = False) -> None:
     """Open a new engine, run it at both ends of its ranges and check the outputs; in the child process.
+
+    Args:
+        report: Called with the name of each step as it starts.
+        backend: Opens the engine.
+        path: Path of the engine.
+        metadata: Its metadata.
+        allow_nan: Accept NaN in the outputs.
 
     Raises:
         BuildError: The engine fails, or its outputs are not as its metadata promises.
@@ -70,7 +77,7 @@ def run_probes(report: Progress, backend: Backend, path: str, metadata: str) -> 
         for images in contract.probes():
             batch, height, width, _ = images.shape
             report(f"running batch {batch} of {height}x{width}")
-            contract.check_outputs(images, context.infer(images))
+            contract.check_outputs(images, context.infer(images), allow_nan=allow_nan)
     except EngineError as error:
         raise BuildError(str(error)) from error
 
