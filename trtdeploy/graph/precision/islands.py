@@ -18,6 +18,8 @@ MAX_SIDE = 2048
 """Integers up to it are sizes and positions; a format that does not hold them gets no numbers made of integers."""
 MASK_OPERATORS = frozenset({"Add", "Where", "Concat", "Expand", "Pad", "ScatterND", "ScatterElements"})
 BOUND_OPERATORS = frozenset({"Clip", "Max", "Min", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
+_SCALE_ERROR = 2.0**-11
+"""Largest relative error of a scale of quantisation: what FP16 makes of any but the smallest."""
 _INTEGERS = frozenset({ir.DataType.INT64, ir.DataType.INT32})
 _BY_OPERATOR = {
     **dict.fromkeys(["Loop", "Scan", "SequenceMap"], "loop"),
@@ -25,7 +27,7 @@ _BY_OPERATOR = {
         ["SequenceConstruct", "SequenceInsert", "SequenceErase", "SequenceEmpty", "SequenceAt"], "sequence"
     ),
     **dict.fromkeys(["SplitToSequence", "ConcatFromSequence", "Optional", "OptionalGetElement"], "sequence"),
-    **dict.fromkeys(["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"], "quantisation"),
+    "DynamicQuantizeLinear": "quantisation",
     **dict.fromkeys(["NonMaxSuppression", "TopK", "RoiAlign"], "selection"),
     **dict.fromkeys(["Range", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"], "generator"),
     **dict.fromkeys(["GridSample", "AffineGrid"], "coordinates"),
@@ -114,9 +116,7 @@ class IslandFinder:
             return "operator without a schema", False, False
         if op in _BY_OPERATOR:
             return _BY_OPERATOR[op], False, False
-        if any(
-            is_onnx(p, "DequantizeLinear") for v in node.inputs if v is not None and (p := v.producer()) is not None
-        ):
+        if self._is_quantised(node):
             return "quantisation", False, False
         if op in _POWER_SUMS:
             return "reduction", True, False
@@ -134,6 +134,19 @@ class IslandFinder:
         if node in self._measured or any(v in self._measured for v in (*node.inputs, *node.outputs) if v is not None):
             return "measured range", False, False
         return "", False, False
+
+    def _is_quantised(self, node: ir.Node) -> bool:
+        """Return whether a Q/DQ node cannot have its scale in the target, or `node` reads what such a one gives."""
+        if not is_onnx(node, "QuantizeLinear", "DequantizeLinear"):
+            above = [value.producer() for value in node.inputs if value is not None]
+            return any(p is not None and is_onnx(p, "DequantizeLinear") and p in self.reasons for p in above)
+        known, scale = signature(node, self._opsets), constant(node.inputs[1])
+        kind = self._target.element_type
+        if known is None or scale is None or known.inputs[1] not in known.lowered[kind]:
+            return True
+        data = scale.numpy().astype(np.float64)
+        error = np.abs(data.astype(kind.numpy()).astype(np.float64) - data)
+        return self._is_wide(node.inputs[0]) or bool((error > _SCALE_ERROR * np.abs(data)).any())
 
     def _visit_cast(self, node: ir.Node) -> None:
         source = node.inputs[0]

@@ -106,7 +106,7 @@ class ToInt8:
         for node, weights in layers.weights.items():
             if node in placement.kept:
                 continue
-            if self._factor and node.op_type == "Conv":
+            if self._factor and node.op_type == "Conv" and not node.outputs[0].is_graph_output():
                 writer.factored_weights(node, weights)
             else:
                 writer.weights(node, weights)

@@ -73,6 +73,7 @@ class Writer:
         shape = [-1] + [1] * (quantised.values.ndim - 2)
         factors = self._initializer(f"{value.name}/factors", (quantised.scales / common).reshape(shape))
         uses = list(result.uses())
+        name = result.name
         last = self._behind(node, "Mul", factors)
         bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
         if bias is not None:
@@ -81,6 +82,7 @@ class Writer:
         node.replace_input_with(1, self._weights[key])
         for use in uses:
             use.node.replace_input_with(use.idx, last.outputs[0])
+        result.name, last.outputs[0].name = self._name(f"{name}/unscaled"), name  # ranges go by name
 
     def _behind(self, node: ir.Node, operator: str, operand: ir.Value) -> ir.Node:
         source = node.outputs[0]
