@@ -25,9 +25,7 @@ def labelled(*images: Sequence[Label], classes: Sequence[str] = ("cat", "dog")) 
     return LabelledImages(title="test", paths=paths, classes=tuple(classes), labels=tuple(map(tuple, images)))
 
 
-def detected(
-    boxes: Sequence[Corners], classes: Sequence[int], scores: Sequence[float] | None = None
-) -> Detections:
+def detected(boxes: Sequence[Corners], classes: Sequence[int], scores: Sequence[float] | None = None) -> Detections:
     """Return detections, best first; scores fall from 0.9 where none are given."""
     strengths = np.linspace(0.9, 0.5, len(boxes)) if scores is None else scores
     corners = np.array(boxes, np.float32).reshape(-1, 4)

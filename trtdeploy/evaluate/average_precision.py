@@ -100,13 +100,8 @@ def average_precision(
         UsageError: The data have no labels, or none of these classes.
         MissingDependencyError: faster-coco-eval is not installed.
     """
-    check_evaluator()
-    from faster_coco_eval import COCO, COCOeval_faster
-
-    shared = sorted(set(own.values()))
-    truth = coco_labels(data, shared)
-    reference = COCO(truth)
-    evaluation = COCOeval_faster(reference, reference.loadRes(coco_results(found, own)), "bbox")
+    evaluation = coco_evaluation(found, data, own)
+    shared = evaluation.params.catIds
     evaluation.params.areaRng = list(map(list, SIZES.values()))
     evaluation.params.areaRngLbl = list(SIZES)
     evaluation.params.maxDets = [max_det]
@@ -132,21 +127,41 @@ def average_precision(
     )
 
 
-def coco_labels(data: LabelledImages, shared: Sequence[int]) -> dict[str, Any]:
+def coco_evaluation(
+    found: Sequence[Detections], data: LabelledImages, own: Mapping[int, int], *, separate_eval: bool = False
+) -> Any:
+    """Return faster-coco-eval's evaluation over the classes that labels and model share, not yet run.
+
+    Args:
+        found: Detections of each image, in the order of the data.
+        data: Images and labels.
+        own: The label's class of each of the model's classes.
+        separate_eval: Keep the matches of each image, so that they can be accumulated more than once.
+
+    Raises:
+        UsageError: The data have no labels, or none of these classes.
+        MissingDependencyError: faster-coco-eval is not installed.
+    """
+    check_evaluator()
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    truth = _truth(data, sorted(set(own.values())))
+    answers = {**truth, "annotations": _results(found, own)}  # not `loadRes`, which before 1.8 fails without results
+    return COCOeval_faster(COCO(truth), COCO(answers), "bbox", separate_eval=separate_eval)
+
+
+def _truth(data: LabelledImages, shared: Sequence[int]) -> dict[str, Any]:
     """Return the labels of the shared classes as a COCO document.
 
     Raises:
         UsageError: There is none.
     """
     annotations = [
-        {
-            "image_id": image, "category_id": label.class_index, "bbox": list(label.box), "area": label.size,
-            "iscrowd": int(label.is_ignored),
-        }
+        _annotation(image, label.class_index, label.box, area=label.size, iscrowd=int(label.is_ignored))
         for image, labels in enumerate(data.labels or (), 1)
         for label in labels
         if label.class_index in shared
-    ]  # fmt: skip
+    ]
     if not annotations:
         raise UsageError(
             f"{data.title}: none of the {len(data.paths)} images has a label of the model's classes, so there is no "
@@ -159,16 +174,21 @@ def coco_labels(data: LabelledImages, shared: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def coco_results(found: Sequence[Detections], own: Mapping[int, int]) -> list[dict[str, Any]]:
-    """Return the detections of the shared classes as COCO results."""
-    return [
-        {"image_id": image, "category_id": own[c], "score": score, "bbox": xywh(box)}
+def _results(found: Sequence[Detections], own: Mapping[int, int]) -> list[dict[str, Any]]:
+    """Return the detections of the shared classes as COCO annotations with scores."""
+    results = [
+        _annotation(image, own[c], (box := xywh(corners)), area=box[2] * box[3], iscrowd=0, score=score)
         for image, detections in enumerate(found, 1)
-        for box, score, c in zip(
+        for corners, score, c in zip(
             detections.xyxy.tolist(), detections.scores.tolist(), detections.classes.tolist(), strict=True
         )
         if c in own
     ]
+    return [{"id": number, **entry} for number, entry in enumerate(results, 1)]
+
+
+def _annotation(image: int, index: int, box: Sequence[float], **more: float) -> dict[str, Any]:
+    return {"image_id": image, "category_id": index, "bbox": list(box), **more}
 
 
 def xywh(box: Sequence[float]) -> list[float]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtdeploy.core.errors import UsageError
-from trtdeploy.evaluate.average_precision import MAX_DET, SIZES, check_evaluator, coco_labels, coco_results
+from trtdeploy.evaluate.average_precision import MAX_DET, SIZES, coco_evaluation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,12 +42,8 @@ def resampled_map(
         UsageError: The data have no labels, or none of these classes.
         MissingDependencyError: faster-coco-eval is not installed.
     """
-    check_evaluator()
-    from faster_coco_eval import COCO, COCOeval_faster
-
-    shared = sorted(set(own.values()))
-    reference = COCO(coco_labels(data, shared))
-    evaluation = COCOeval_faster(reference, reference.loadRes(coco_results(found, own)), "bbox", separate_eval=True)
+    evaluation = coco_evaluation(found, data, own, separate_eval=True)
+    shared = evaluation.params.catIds
     evaluation.params.areaRng, evaluation.params.areaRngLbl = [list(SIZES["all"])], ["all"]
     evaluation.params.maxDets = [max_det]
     evaluation.evaluate()
