@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trtdeploy.api.calibration import CalibrationOptions
 from trtdeploy.api.gate_options import GateOptions
 from trtdeploy.api.passes import Progress, check_target
 from trtdeploy.backends import registry
@@ -36,6 +37,10 @@ class BuildOptions:
         backend: `auto` or the name of a backend.
         tensorrt: Options of TensorRT and TensorRT-RTX; other backends take none of them.
         surgery: Whether attention blocks are canonicalised and fused.
+        calibration: The images on which ranges of tensors are measured: INT8 needs some; with them FP16 keeps what may
+            overflow in FP32.
+        keep: Patterns of names of nodes that stay in the next higher precision, `*` for any text: FP16 with INT8, FP32
+            with FP16 where 16 bits are a pass over the graph.
         gate: Whether and with what the engine is compared with the model before it is written.
         force: Replace an existing output.
     """
@@ -50,6 +55,8 @@ class BuildOptions:
     backend: str = "auto"
     tensorrt: TensorRtOptions = field(default_factory=TensorRtOptions)
     surgery: bool = True
+    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    keep: tuple[str, ...] = ()
     gate: GateOptions = field(default_factory=GateOptions)
     force: bool = False
 

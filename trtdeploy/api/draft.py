@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from trtdeploy import __version__
+from trtdeploy.api.lowering import Lowering, LoweringOptions
 from trtdeploy.api.passes import Passes, Progress
 from trtdeploy.backends.base import Backend
 from trtdeploy.core.discovery import version_of
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Draft:
-    """A model up to PRECISION. Engines are built of it: with all blocks as asked, or with some kept in FP32.
+    """A model up to PRECISION. Engines are built of it: with all blocks as asked, or some in a higher precision.
 
     Args:
         loaded: The model.
@@ -73,6 +74,13 @@ class Draft:
             passes.operate(pad=backend.fuses_attention, operations=backend.fuses_attention)
             if not backend.fuses_attention:
                 passes.run(InlineAttention(backend.name))
+        lowering = LoweringOptions(
+            precision=options.precision,
+            half_in_graph=backend.half_in_graph,
+            calibration=options.calibration,
+            keep=options.keep,
+        )
+        self._lowering = Lowering(lowering, self._preprocess, self._shapes.sizes.opt, step)
 
     @property
     def precision(self) -> Precision:
@@ -85,7 +93,12 @@ class Draft:
     @property
     def lowers_precision(self) -> bool:
         """Whether a pass over the graph lowers the precision, so that `keep` of `build` has an effect."""
-        return self.backend.half_in_graph and self.precision is Precision.FP16
+        return self._lowering.lowers
+
+    @property
+    def higher(self) -> str:
+        """The precision of what `keep` of `build` names, in words."""
+        return self._lowering.higher
 
     def build(self, target: Path, gate: GateInfo, keep: Collection[str] = ()) -> EngineInfo:
         """Build an engine at `target` and return its metadata.
@@ -93,7 +106,7 @@ class Draft:
         Args:
             target: Path of the engine.
             gate: What its metadata say of the gate until that has run.
-            keep: Patterns of names of nodes that stay FP32.
+            keep: Patterns of names of nodes that stay in `higher` precision.
 
         Raises:
             BuildError: The backend refused the model.
@@ -116,11 +129,8 @@ class Draft:
 
     def finish(self, keep: Collection[str] = ()) -> ir.Model:
         """Return the finished model; see `build`."""
-        from trtdeploy.graph.precision.fp16 import ToFp16
-
         passes = Passes(self._passes.model.clone(), self._step)
-        if self.lowers_precision:
-            passes.run(ToFp16(keep))
+        self._lowering.run(passes, keep)
         model = self._finish(passes)
         self.reports = [*self._passes.reports, *passes.reports]
         return model

@@ -53,6 +53,10 @@ class Passes:
         self.reports.append(result.report)
         return result.report.details
 
+    def note(self, report: PassReport) -> None:
+        """Add what was done beside the passes, such as measuring, to the reports."""
+        self.reports.append(report)
+
     def operate(
         self, kinds: Sequence[AttentionKind] | None = None, *, pad: bool, operations: bool = True, verify: bool = True
     ) -> None:

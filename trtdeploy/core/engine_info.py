@@ -160,7 +160,7 @@ class EngineInfo(_Strict, frozen=True, kw_only=True):
 
     format: Annotated[int, msgspec.Meta(ge=1, le=1000)] = FORMAT_VERSION
     backend: ShortText
-    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     precision_note: Text = ""
     input_kind: InputKind
     fit: Literal["center", "top-left", "stretch"] = "center"

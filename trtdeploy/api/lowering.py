@@ -1,0 +1,159 @@
+"""The stage PRECISION: which passes lower a model's precision, with the ranges of its tensors measured once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from trtdeploy.api.calibration import CalibrationFeeds, CalibrationOptions, Feeds, calibrate_model, calibration_feeds
+from trtdeploy.core.errors import UsageError
+from trtdeploy.core.preprocess import Preprocess
+from trtdeploy.core.types import PassReport, Precision, Size
+
+if TYPE_CHECKING:
+    from trtdeploy.api.passes import Passes, Progress
+    from trtdeploy.quantize import Calibration
+
+_HALF = {Precision.FP16: ir.DataType.FLOAT16, Precision.BF16: ir.DataType.BFLOAT16, Precision.INT8: ir.DataType.FLOAT16}
+_LEVELS = 128
+"""Largest magnitude of an INT8 number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoweringOptions:
+    """How a model's precision is lowered.
+
+    Attributes:
+        precision: What the user asked for.
+        half_in_graph: Whether 16 bits are a pass over the graph. Else the backend lowers them itself.
+        calibration: The images on which ranges are measured; INT8 needs some.
+        keep: Patterns of names of nodes that stay in the next higher precision: FP16 with INT8, FP32 with FP16.
+    """
+
+    precision: Precision
+    half_in_graph: bool
+    calibration: CalibrationOptions
+    keep: tuple[str, ...] = ()
+
+
+class Lowering:
+    """Lowers the precision of one model, as often as engines of it are tried.
+
+    Args:
+        options: How.
+        preprocess: What the network expects of its image.
+        size: Network size at which ranges are measured.
+        step: Called with the name of each step as it starts.
+
+    Raises:
+        UsageError: `keep` is given and no pass has an effect on nodes.
+    """
+
+    def __init__(self, options: LoweringOptions, preprocess: Preprocess, size: Size, step: Progress) -> None:
+        self._options = options
+        self._preprocess = preprocess
+        self._size = size
+        self._step = step
+        self._calibration: Calibration | None = None
+        self._peaks: dict[str, float] | None = None
+        if options.keep and not self.lowers:
+            raise UsageError(
+                f"--keep {options.keep[0]}: no pass lowers the precision of single nodes in {options.precision.value} "
+                "on this backend. Leave it out, or give --int8."
+            )
+
+    @property
+    def lowers(self) -> bool:
+        """Whether a pass over the graph lowers the precision, so that `keep` of `run` has an effect."""
+        return self._options.precision is Precision.INT8 or self._is_half
+
+    @property
+    def higher(self) -> str:
+        """The precision of what is kept, in words."""
+        return "FP16" if self._options.precision is Precision.INT8 and self._is_half else "FP32"
+
+    def run(self, passes: Passes, keep: Collection[str] = ()) -> None:
+        """Run the passes on a model between FUSE and PRECISION, the same each time.
+
+        Args:
+            passes: The model.
+            keep: Further patterns of names of nodes that stay in the next higher precision.
+
+        Raises:
+            UsageError: INT8 is asked for and there are no images.
+            SourceError: Images cannot be read, or show nothing.
+            ModelError: The model cannot be measured or lowered.
+        """
+        kept = [*self._options.keep, *keep]
+        peaks = self._measured_peaks(passes.model) if self._is_half else None
+        if self._options.precision is Precision.INT8:
+            self._quantise(passes, kept)
+            kept = []
+        if self._is_half:
+            from trtdeploy.graph.precision.fp16 import ToFp16
+
+            ranges = None if peaks is None else {**peaks, **dict(_dequantised(passes.model, peaks))}
+            passes.run(ToFp16(kept, ranges=ranges, element_type=_HALF[self._options.precision]))
+
+    @property
+    def _is_half(self) -> bool:
+        return self._options.half_in_graph and self._options.precision in _HALF
+
+    def _quantise(self, passes: Passes, keep: list[str]) -> None:
+        from trtdeploy.graph.precision.int8 import ToInt8, tensors_to_calibrate
+
+        wanted = tensors_to_calibrate(passes.model)
+        if not wanted:  # it came quantised, or nothing in it can be; the pass says which
+            passes.run(ToInt8({}, keep))
+            return
+        if self._calibration is None:
+            options = self._options.calibration
+            if options.images is None:
+                raise UsageError(
+                    "--int8 needs images of what the network will see, to measure the ranges of its tensors. Give a "
+                    "folder of them with --calib (100 or more, not those that accuracy is measured on)."
+                )
+            self._calibration = calibrate_model(passes.model, wanted, options, self._preprocess, self._size, self._step)
+        found = self._calibration
+        passes.note(
+            PassReport(
+                name="calibrate",
+                stage="PRECISION",
+                changes=(f"ranges of {len(found.ranges)} tensors by {found.method} on {found.batches} batches",),
+                refusals=found.warnings,
+                details={"method": found.method, "batches": found.batches, "ranges": found.ranges},
+            )
+        )
+        passes.run(ToInt8(found.ranges, keep))
+
+    def _measured_peaks(self, model: ir.Model) -> dict[str, float] | None:
+        """Return the largest magnitudes of all tensors on the images, None where none are given."""
+        options = self._options.calibration
+        if options.images is None:
+            return None
+        if self._peaks is None:
+            from trtdeploy.graph.precision.measured import tensors_to_measure
+            from trtdeploy.graph.shapes.image_input import find_image_input
+            from trtdeploy.quantize import measure_ranges
+
+            feeds = calibration_feeds(options, find_image_input(model), self._preprocess, self._size)
+            self._peaks = measure_ranges(model, tensors_to_measure(model), self._announced(feeds))
+        return self._peaks
+
+    def _announced(self, feeds: CalibrationFeeds) -> Iterator[Feeds]:
+        for index, batch in enumerate(feeds, 1):
+            self._step(f"measure ranges {index}/{len(feeds.batches)}")
+            yield batch
+
+
+def _dequantised(model: ir.Model, known: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+    """Yield the names of what DequantizeLinear nodes give, and the largest magnitude that it can have."""
+    for node in model.graph:
+        name = node.outputs[0].name or ""
+        if node.op_type == "DequantizeLinear" and name not in known:
+            scale = ir.convenience.get_const_tensor(node.inputs[1]) if node.inputs[1] is not None else None
+            if scale is not None:
+                yield name, _LEVELS * float(scale.numpy().max())
