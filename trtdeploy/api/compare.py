@@ -283,7 +283,7 @@ def _compare_boxes(
     with _opened(a) as first, _opened(b) as second:
         for index, (name, image) in enumerate(images):
             if index % every == 0:
-                step(f"images {index + 1} to {min(index + every, len(images))} of {len(images)}")
+                step(f"image {index + 1} of {len(images)}")
             frame = Size(*image.shape[:2])
             scale = max(_scale(side, frame) for side in (a, b))
             comparison.add(name, first.detect([image])[0], second.detect([image])[0], scale)

@@ -126,7 +126,7 @@ def _shown(a: Side, b: Side) -> tuple[Size, int]:
     if size is None:
         raise UsageError(
             f"{a.given} ({a.info.sizes}) and {b.given} ({b.info.sizes}) take no network size in common, so their "
-            "tensors have different shapes. Build both with the same --imgsz, or compare their boxes, without --tensors."
+            "tensors have different shapes. Build both with the same --imgsz, or compare their boxes without --tensors."
         )
     batch = max(side.info.batch_min for side in (a, b))
     if any(batch > side.info.batch_max for side in (a, b)):

@@ -100,11 +100,12 @@ def print_report(screen: Screen, found: CompareReport, report: Path | None) -> N
 
 
 def _print_boxes(screen: Screen, boxes: BoxReport, conf: float) -> None:
-    from trtdeploy.evaluate.report import ROW_HEADERS, row_cells
+    from trtdeploy.evaluate.report import ROW_HEADERS, ROWS_NOTE, row_cells
 
     screen.say(f"\nBoxes above {conf:g} on {boxes.images} images")
     classes = boxes.classes[:_SHOWN_CLASSES]
     screen.table(("group", *ROW_HEADERS[1:]), [row_cells(row) for row in (*boxes.sizes, *classes, boxes.total)])
+    screen.say(f"({ROWS_NOTE})")
     if len(boxes.classes) > len(classes):
         screen.say(f"{len(boxes.classes) - len(classes)} more classes, which lose less: see --json or --report")
     if boxes.iou:

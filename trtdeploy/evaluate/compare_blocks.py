@@ -29,6 +29,7 @@ class Segment:
         home: Block of A that gives it.
         block: The block in which the graphs begin to differ: that of the first operator which only A has, else `home`.
         sources: Names in B of the tensors it is computed from.
+        passed: Names of B's values between these and the tensor, which is among them.
         selects: Operator whose result jumps, empty where there is none.
         differences: Operators that only one side has, in words.
     """
@@ -37,6 +38,7 @@ class Segment:
     home: str
     block: str
     sources: frozenset[str]
+    passed: frozenset[str]
     selects: str
     differences: str
 
@@ -79,6 +81,7 @@ class Segments:
             home=self._home[producer],
             block=self._home[first],
             sources=frozenset(sources),
+            passed=frozenset(output.name or "" for node in nodes_b for output in node.outputs),
             selects=next((node.op_type for node in (*nodes_a, *nodes_b) if _selects(node)), ""),
             differences="; ".join(filter(None, (_listed("only in A", only_a), _listed("only in B", only_b)))),
         )

@@ -203,7 +203,7 @@ class TensorReport:
         blocks: A's blocks in the order of the graph.
         tensors: Tensors that both graphs have, in the order of A.
         first: The first block that diverges; None where none does.
-        unpaired: Tensors of A that B does not have.
+        unpaired: Tensors of A that B does not have, or where B has something else from which the same is computed.
         limit: What the precision explains.
         images: Images shown.
     """

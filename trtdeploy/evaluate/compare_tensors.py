@@ -3,9 +3,10 @@
 Two errors are told apart. The accumulated error of a tensor is what B gives against what A gives for the same image. It
 grows through a network, so it says little about where it comes from. The local error is what B's own operators make of
 A's tensors: both graphs are cut at every tensor that they have in common, B's operators between two cuts are fed with
-A's tensors, and what they give is compared with A's. Rounding from earlier blocks cannot be in it. A block diverges
-when the local error of one of its tensors is more than the precision explains; the first in the order of the graph is
-where to look.
+A's tensors, and what they give is compared with A's. Rounding from earlier blocks cannot be in it. A tensor diverges
+when its local error is more than the precision explains, and what is computed from it, with no cut in between, has such
+an error too: where that agrees, two tensors only share a name, or the same is computed in another way. The first block
+with such a tensor in the order of the graph is where to look.
 """
 
 from __future__ import annotations
@@ -85,17 +86,17 @@ class TensorComparison:
         alike = [pair for pair in pairs if not sums[pair.a].odd]
         segments = Segments(self._a, self._b, alike)
         found = {pair: segments.of(pair) for pair in pairs}
-        cut = _cut(self._b, [pair.b for pair in alike])
-        for index, group in enumerate(groups):
-            self._step(f"B's blocks on A's tensors, part {index + 1} of {len(groups)}")
-            self._add_local(cut, {pair: found[pair] for pair in group if not sums[pair.a].odd}, alike, images, sums)
-        tensors = tuple(self._judge(pair, found[pair], sums[pair.a]) for pair in pairs)
+        self._run_local("B's blocks on A's tensors", alike, {pair: found[pair] for pair in alike}, images, sums)
+        suspects = [pair for pair in pairs if sums[pair.a].odd or self._exceeded(found[pair], sums[pair.a])]
+        cleared = self._cleared(suspects, [pair for pair in pairs if pair not in suspects], images)
+        kept = [pair for pair in pairs if pair not in cleared]
+        tensors = tuple(self._judge(pair, found[pair], sums[pair.a]) for pair in kept)
         blocks = block_errors(tensors, segments.blocks)
         return TensorReport(
             blocks=blocks,
             tensors=tensors,
             first=next((block.name for block in blocks if block.diverges), None),
-            unpaired=_without(self._a, [pair.a for pair in pairs]),
+            unpaired=_without(self._a, [pair.a for pair in kept]),
             limit=self._limit,
             images=len(images),
         )
@@ -113,27 +114,54 @@ class TensorComparison:
                 else:
                     sums[pair.a].odd = f"its shape is {list(right.shape)} in B and {list(left.shape)} in A"
 
-    def _add_local(
+    def _run_local(
         self,
-        cut: ir.Model,
-        group: Mapping[Pair, Segment],
-        alike: Iterable[Pair],
+        what: str,
+        cuts: Sequence[Pair],
+        segments: Mapping[Pair, Segment],
         images: Sequence[Images],
         sums: Mapping[str, _Sums],
     ) -> None:
-        """Add the errors of what B's operators make of A's tensors."""
-        if not group:
-            return
-        sources = set[str]().union(*(segment.sources for segment in group.values()))
-        given = {pair.b: pair.a for pair in alike if pair.b in sources}
+        """Add the local errors of the tensors that `segments` lead to, with cuts at `cuts`."""
+        groups = self._groups(list(segments))
+        for index, group in enumerate(groups):
+            self._step(f"{what}, part {index + 1} of {len(groups)}")
+            self._add_local(cuts, {pair: segments[pair] for pair in group}, images, sums)
+
+    def _cleared(self, suspects: Sequence[Pair], others: Sequence[Pair], images: Sequence[Images]) -> set[Pair]:
+        """Return the suspects from which B computes what A computes: those whose readers agree without a cut there."""
+        if not suspects:
+            return set()
+        segments = Segments(self._a, self._b, others)
+        names = {pair.b for pair in suspects}
+        readers = {pair: segment for pair in others if (segment := segments.of(pair)).passed & names}
+        sums = {pair.a: _Sums() for pair in readers}
+        self._run_local("what diverges, without cuts", others, readers, images, sums)
+        sound, guilty = set[str](), set[str]()
+        for pair, segment in readers.items():
+            own = sums[pair.a]
+            wrong = bool(segment.selects or own.odd or self._exceeded(segment, own))
+            (guilty if wrong else sound).update(segment.passed & names)
+        return {pair for pair in suspects if pair.b in sound - guilty}
+
+    def _add_local(
+        self,
+        cuts: Sequence[Pair],
+        segments: Mapping[Pair, Segment],
+        images: Sequence[Images],
+        sums: Mapping[str, _Sums],
+    ) -> None:
+        """Add the errors of what B's operators make of A's tensors, of one group."""
+        sources = set[str]().union(*(segment.sources for segment in segments.values()))
+        given = {pair.b: pair.a for pair in cuts if pair.b in sources}
         types = computed_values(self._b)
-        b = Observer(cut, [pair.b for pair in group], extremes_only=False)
-        a = Observer(self._a, [pair.a for pair in group] + list(given.values()), extremes_only=False)
+        b = Observer(_cut(self._b, given), [pair.b for pair in segments], extremes_only=False)
+        a = Observer(self._a, [pair.a for pair in segments] + list(given.values()), extremes_only=False)
         for batch in images:
             expected = a.run({self._inputs[0]: batch})
             feeds = {_GIVEN + name: _within(expected[own], types[name].dtype) for name, own in given.items()}
             got = b.run({self._inputs[1]: batch, **feeds})
-            for pair in group:
+            for pair in segments:
                 left, right = expected[pair.a], got[pair.b]
                 if left.shape == right.shape:
                     sums[pair.a].local.add(left, right)
@@ -154,9 +182,12 @@ class TensorComparison:
             held += size
         return groups
 
+    def _exceeded(self, segment: Segment, sums: _Sums) -> str:
+        """Return what rounding does not explain, in words; empty where it may decide what is selected."""
+        return "" if segment.selects else self._limit.exceeded(sums.local)
+
     def _judge(self, pair: Pair, segment: Segment, sums: _Sums) -> TensorError:
-        judged = not segment.selects and not sums.odd
-        reason = self._limit.exceeded(sums.local) if judged else sums.odd
+        reason = sums.odd or self._exceeded(segment, sums)
         diverges = bool(reason)
         return TensorError(
             name=pair.a,
@@ -166,8 +197,8 @@ class TensorComparison:
             home=segment.home,
             block=segment.block if diverges else segment.home,
             accumulated=sums.accumulated,
-            local=sums.local if judged else None,
-            unjudged=f"behind {segment.selects}, which rounding may decide" if segment.selects and not sums.odd else "",
+            local=None if segment.selects or sums.odd else sums.local,
+            unjudged=f"behind {segment.selects}, which rounding may decide" if segment.selects else "",
             diverges=diverges,
             reason="; ".join(filter(None, (reason, segment.differences))) if diverges else "",
         )

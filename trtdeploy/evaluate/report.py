@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-ROW_HEADERS = ("", "boxes of A", "found in B", "lost", "missing", "other class", "moved", "other score", "extra in B",
-               "only A at threshold", "only B at threshold")  # fmt: skip
+ROW_HEADERS = ("", "boxes", "found", "lost", "missing", "class", "moved", "score", "extra", "only A*", "only B*")
+ROWS_NOTE = (
+    "boxes: A's; found: in B too; lost: share of A's boxes that B does not have, or with another class; moved, score: "
+    "found, but beyond the tolerance; extra: only B's; * at the threshold, where rounding may decide"
+)
 BLOCK_HEADERS = ("block", "tensors", "accumulated dB", "local dB", "cosine", "max abs", "relative RMS", "")
 
 

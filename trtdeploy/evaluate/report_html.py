@@ -12,7 +12,15 @@ import cv2
 
 from trtdeploy.evaluate.compare import BoxReport
 from trtdeploy.evaluate.compare_errors import TensorReport
-from trtdeploy.evaluate.report import BLOCK_HEADERS, ROW_HEADERS, Picture, ReportContent, block_cells, row_cells
+from trtdeploy.evaluate.report import (
+    BLOCK_HEADERS,
+    ROW_HEADERS,
+    ROWS_NOTE,
+    Picture,
+    ReportContent,
+    block_cells,
+    row_cells,
+)
 from trtdeploy.evaluate.report_chart import chart_svg
 from trtdeploy.evaluate.report_pictures import draw_difference
 
@@ -105,6 +113,7 @@ def _boxes(boxes: BoxReport) -> Iterable[str]:
     ]
     yield "<h2>Boxes</h2>"
     yield '<div class="facts">' + "".join(f"<div>{_text(n)}<b>{_text(v)}</b></div>" for n, v in facts) + "</div>"
+    yield f"<p>{_text(ROWS_NOTE)}.</p>"
     if boxes.failures:
         yield "<ul>" + "".join(f"<li>{_text(failure)}</li>" for failure in boxes.failures) + "</ul>"
     for title, rows in (("Size of object (COCO)", (*boxes.sizes, total)), ("Class", boxes.classes)):

@@ -59,7 +59,7 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Image:
         y = 16 + line * _LINE
         for column, cell in enumerate(row):
             x = int(_MARGIN + column * step)
-            _write(canvas, cell.replace(" at threshold", " at thr."), x, y, _SOFT if line == 0 else _INK, 0.42)
+            _write(canvas, cell, x, y, _SOFT if line == 0 else _INK, 0.42)
     return canvas
 
 
