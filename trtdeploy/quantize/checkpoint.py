@@ -199,8 +199,8 @@ def _difference(known: Key, key: Key) -> str:
     if known.batches != key.batches:
         same = len(set(known.batches) & set(key.batches))
         return f"is of other images ({len(known.batches)}, of which {same} are among the {len(key.batches)} wanted now)"
-    for what in ("preparation", "measured", "runtime"):
-        old, new = getattr(known, what), getattr(key, what)
-        if old != new:
-            return f"has another {what} ({old}, now {new})"
-    raise AssertionError("keys differ in a field that is not compared")
+    if known.preparation != key.preparation:
+        return f"is of images prepared otherwise ({known.preparation}; now {key.preparation})"
+    if known.measured != key.measured:
+        return f"holds {known.measured}, and {key.measured} are wanted"
+    return f"was made with {known.runtime}, and {key.runtime} rounds otherwise"

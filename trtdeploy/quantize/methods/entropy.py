@@ -21,6 +21,9 @@ _QUANTISED = LEVELS + 1
 _STRIDE = 16
 """Bins between two ranges that are tried: less than half a percent of the peak."""
 
+_SMOOTHING = 1e-4
+"""Share of the last bin, where all that is clipped goes, when nothing else lies in it; as ONNX Runtime has it."""
+
 
 class Entropy(Method):
     """Compares the distribution with what is left of it when all larger elements are clipped and the rest is rounded.
@@ -36,11 +39,8 @@ class Entropy(Method):
         if counts.size <= _QUANTISED:
             return magnitudes.peak
         counts[0] = counts[1]
-        ends = np.flatnonzero(counts)[::-1] + 1  # an empty last bin would get all that is clipped, and match nothing
-        ends = ends[ends >= _QUANTISED]
-        _, largest = np.unique((counts.size - ends) // _STRIDE, return_index=True)
         best, least = counts.size, np.inf
-        for end in ends[largest].tolist():
+        for end in range(counts.size, _QUANTISED - 1, -_STRIDE):
             divergence = _divergence(counts, end)
             if divergence < least:
                 best, least = end, divergence
@@ -49,13 +49,17 @@ class Entropy(Method):
 
 def _divergence(counts: NDArray[np.float64], end: int) -> float:
     """Return the divergence of the distribution from its INT8 form that ends at bin `end`."""
-    kept = counts[:end]
-    starts = -(-np.arange(_QUANTISED) * end // _QUANTISED)
+    kept, clipped = counts[:end], counts[end:].sum()
     filled = kept > 0
+    if not filled.any():
+        return float("inf")
+    starts = -(-np.arange(_QUANTISED) * end // _QUANTISED)
     numbers = np.add.reduceat(filled.astype(np.float64), starts)
     means = np.add.reduceat(kept, starts) / np.maximum(numbers, 1)
-    quantised = np.repeat(means, np.diff(starts, append=end))[filled]
-    clipped = kept[filled]
-    clipped[-1] += counts[end:].sum()
-    p, q = clipped / clipped.sum(), quantised / quantised.sum()
-    return float(np.sum(p * np.log(p / q)))
+    quantised = np.repeat(means, np.diff(starts, append=end)) * filled
+    if not filled[-1]:
+        quantised[-1] = _SMOOTHING * quantised.sum()
+    p, q = kept / (kept.sum() + clipped), quantised / quantised.sum()
+    p[-1] += clipped / (kept.sum() + clipped)
+    shown = p > 0
+    return float(np.sum(p[shown] * np.log(p[shown] / q[shown])))
