@@ -31,6 +31,7 @@ _DARK, _GREY, _FOUND, _MISSED = "#39424e", "#b9c0c9", "#0072b2", "#d55e00"
 _DPI = 110
 _MOST_CLASSES = 24
 """Rows of the confusion matrix: classes with fewer labels are left out."""
+_NAME_LETTERS = 24
 _EDGES = 2.0 ** np.arange(1, 11.5, 0.5)
 
 
@@ -71,7 +72,7 @@ def write_plots(evaluation: Evaluation, folder: Path) -> list[Path]:
     paths = [folder / name for name in PLOTS]
     for path, draw in zip(paths, drawers, strict=True):
         picture = io.BytesIO()
-        draw(evaluation).savefig(picture, format="png", dpi=_DPI)
+        draw(evaluation).savefig(picture, format="png", dpi=_DPI, bbox_inches="tight", pad_inches=0.15)
         with atomic_write(path) as temporary:
             temporary.write_bytes(picture.getvalue())
     return paths
@@ -84,11 +85,11 @@ def draw_precision_recall(evaluation: Evaluation) -> Figure:
     axes = figure.add_subplot()
     names = list(accuracy.by_class)
     labelled = [k for k, name in enumerate(names) if accuracy.by_class[name].labels]
-    titles = [f"{names[k]}  {accuracy.by_class[names[k]].map50 or 0:.3f}" for k in labelled]
+    titles = [f"{_cut(names[k])}  {accuracy.by_class[names[k]].map50 or 0:.3f}" for k in labelled]
     _lines(axes, accuracy.recalls, accuracy.curves[labelled], titles, f"mean  {accuracy.map50:.3f}")
     _share_axes(axes, "recall", "precision")
     _legend(axes, "AP at IoU 0.5")
-    _title(figure, f"Precision and recall at IoU 0.5, {accuracy.images} images")
+    _title(figure, f"Precision and recall at IoU 0.5 on {accuracy.images} image{'' if accuracy.images == 1 else 's'}")
     return figure
 
 
@@ -101,7 +102,7 @@ def draw_confidence(evaluation: Evaluation) -> Figure:
     for axes, values, name in zip(
         panels, (curves.precision, curves.recall, curves.f1), ("precision", "recall", "F1"), strict=True
     ):
-        _lines(axes, curves.thresholds, values, list(curves.names), "mean")
+        _lines(axes, curves.thresholds, values, [_cut(name) for name in curves.names], "mean")
         mean = values.mean(axis=0)[best]
         axes.axvline(curves.thresholds[best], color=_DARK, linewidth=0.8, linestyle=":")
         axes.plot(curves.thresholds[best], mean, "o", color=_DARK, markersize=5)
@@ -124,9 +125,7 @@ def draw_sizes(evaluation: Evaluation) -> Figure:
 
 def draw_confusion(evaluation: Evaluation) -> Figure:
     """Return which class was taken for which, as shares of each class's labels."""
-    names, counts = _largest(evaluation.confusion)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    shares[-1] = 0  # detections of no label are a share of nothing
+    names, counts, shares = _largest(evaluation.confusion)
     side = 2.6 + 0.5 * len(counts)
     figure = _figure(side + 1.2, side)
     axes = figure.add_subplot()
@@ -139,7 +138,9 @@ def draw_confusion(evaluation: Evaluation) -> Figure:
         colour = "white" if shares[row, column] > 0.55 else _DARK
         axes.text(column, row, _short(counts[row, column]), ha="center", va="center", fontsize=8, color=colour)
     figure.colorbar(shown, ax=axes, fraction=0.046, pad=0.03, label="share of the class's labels")
-    _title(figure, f"Confusions at confidence {evaluation.confusion.confidence:.3f} and IoU 0.5")
+    left_out = len(evaluation.confusion.names) - len(names)
+    more = f"; {left_out} classes with fewer labels are left out" if left_out else ""
+    _title(figure, f"Confusions at confidence {evaluation.confusion.confidence:.3f} and IoU 0.5{more}")
     return figure
 
 
@@ -161,6 +162,8 @@ def _size_bars(axes: Axes, accuracy: Accuracy) -> None:
 
 
 def _size_histogram(axes: Axes, evaluation: Evaluation) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     threshold = float(evaluation.curves.thresholds[evaluation.curves.best])
     sides = np.sqrt(np.concatenate([entry.areas for entry in evaluation.matches]))
     found = np.concatenate([entry.found_at for entry in evaluation.matches]) >= threshold
@@ -193,6 +196,7 @@ def _size_histogram(axes: Axes, evaluation: Evaluation) -> None:
     axes.set_xscale("log", base=2)
     ticks = [edge for edge in _EDGES[::2] if edges[0] <= edge <= edges[-1]]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("square root of the area (dotted: 32 and 96, COCO's limits)", color=_DARK)
     axes.set_ylabel("labels", color=_DARK)
     axes.legend(frameon=False, loc="upper right", fontsize=9, title=f"at confidence {threshold:.3f}", title_fontsize=9)
@@ -200,12 +204,15 @@ def _size_histogram(axes: Axes, evaluation: Evaluation) -> None:
     _bare(axes)
 
 
-def _largest(confusion: Confusion) -> tuple[list[str], NDArray[np.int64]]:
-    """Return names and counts of the classes with the most labels."""
-    rows = confusion.counts[:-1].sum(axis=1)
-    kept = np.sort(np.argsort(-rows, kind="stable")[:_MOST_CLASSES])
-    both = np.concatenate([kept, [len(rows)]])
-    return [confusion.names[k] for k in kept], confusion.counts[np.ix_(both, both)]
+def _largest(confusion: Confusion) -> tuple[list[str], NDArray[np.int64], NDArray[np.float64]]:
+    """Return names, counts and shares of the classes with the most labels."""
+    labels = confusion.counts[:-1].sum(axis=1)
+    kept = np.sort(np.argsort(-labels, kind="stable")[:_MOST_CLASSES])
+    both = np.concatenate([kept, [len(labels)]])
+    counts = confusion.counts[np.ix_(both, both)]
+    shares = counts / np.maximum(confusion.counts[both].sum(axis=1, keepdims=True), 1)
+    shares[-1] = 0  # detections of no label are a share of nothing
+    return [_cut(confusion.names[k]) for k in kept], counts, shares
 
 
 def _lines(axes: Axes, x: NDArray[np.float64], rows: NDArray[np.float64], names: list[str], mean: str) -> None:
@@ -243,6 +250,10 @@ def _bare(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e4e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _NAME_LETTERS else f"{name[: _NAME_LETTERS - 1]}…"
 
 
 def _short(count: int) -> str:
