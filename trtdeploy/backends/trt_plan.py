@@ -247,6 +247,8 @@ def _accept(result: Mapping[str, Any], title: str, source: str, shape: str = "")
         advice = (
             " The device or host has not enough memory: use smaller maxima of --dynamic and --batch, or --workspace."
         )
+    elif any("HW-specific datatypes" in line for line in lines):
+        advice = " FP8 needs sm89 or newer: name such GPUs alone with --target, or quantise with INT8."
     elif shape:
         advice = " The optimum may build all the same: narrow --dynamic, --batch or --frame-size."
     subject = f"{source} at {shape}" if shape else source

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from trtdeploy.core.engine_info import METADATA_KEY
 from trtdeploy.core.errors import ModelError
+from trtdeploy.graph.nvidia_fp8 import read_nvidia_fp8
 from trtdeploy.graph.soundness import check_structure, check_weights
 
 MIN_OPSET, MAX_OPSET = 11, 24
@@ -61,6 +62,7 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     proto = _parse(file)
     externals = _check_external(proto, file)
     opset = _check_opset(proto, file)
+    read_nvidia_fp8(proto)
     try:
         is_sorted = check_structure(proto, str(file))
         model = ir.from_proto(proto)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx_ir as ir
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 ONNX_DOMAINS = frozenset({"", "ai.onnx"})
 LAYERS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
@@ -14,9 +19,7 @@ MOVEMENT = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten",
 
 
 _INTEGER = frozenset({"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"})
-"""ONNX's own operators that compute in integers by themselves."""
-_RUNTIME_INTEGER = ("QLinear", "QGemm", "QAttention", "MatMulInteger", "DynamicQuantize", "MatMulNBits", "QMoE")
-"""Starts of the names of ONNX Runtime's operators that do."""
+"""ONNX's own operators that compute in integers by themselves; reading a model refuses those of ONNX Runtime."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +115,7 @@ def is_dequantize(node: ir.Node | None) -> bool:
 
 def computes_in_integers(node: ir.Node) -> bool:
     """Return whether `node` takes quantised tensors and computes with them by itself."""
-    if node.domain in ONNX_DOMAINS:
-        return node.op_type in _INTEGER
-    return node.domain == "com.microsoft" and node.op_type.startswith(_RUNTIME_INTEGER)
+    return node.op_type in _INTEGER and node.domain in ONNX_DOMAINS
 
 
 def quantised_type(node: ir.Node) -> ir.DataType | None:
@@ -167,6 +168,24 @@ def comes_quantised(value: ir.Value | None) -> bool:
             return False
         value = node.inputs[0]
     return False
+
+
+def dequantised(node: ir.Node) -> NDArray[Any] | None:
+    """Return what a DequantizeLinear gives, as ONNX defines it; None for no constant, and for scales per block."""
+    tensor, scale_tensor = constant(node.inputs[0]), constant(node.inputs[1])
+    zero_tensor = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if tensor is None or scale_tensor is None or node.attributes.get_int("block_size", 0) != 0:
+        return None
+    data, scale = tensor.numpy(), scale_tensor.numpy()
+    shape = [1] * data.ndim
+    if scale.size > 1:
+        shape[node.attributes.get_int("axis", 1)] = -1
+    wide: NDArray[Any] = data.astype(np.int64 if data.dtype.kind in "iu" else np.float32)
+    if zero_tensor is not None:
+        zero: NDArray[Any] = zero_tensor.numpy().astype(wide.dtype)
+        wide = wide - zero.reshape(shape)
+    result: NDArray[Any] = (wide.astype(np.float32) * scale.astype(np.float32).reshape(shape)).astype(scale.dtype)
+    return result.reshape(data.shape)
 
 
 def _nodes(model: ir.Model) -> Iterator[ir.Node]:

@@ -17,6 +17,7 @@ from trtdeploy.graph.quantised import (
     MOVEMENT,
     computes_in_integers,
     constant,
+    dequantised,
     has_zero_point,
     is_dequantize,
     is_quantize,
@@ -91,7 +92,7 @@ class _Writing:
         for node in list(self._graph):
             if is_dequantize(node) and (tensor := constant(node.inputs[0])) is not None:
                 if not _gives_weights(node):
-                    self._fold(node, tensor)
+                    self._fold(node)
                 elif _becomes_int8(node):
                     self._shift(node)
                     node.replace_input_with(0, self._as_signed(node.inputs[0], tensor))
@@ -100,9 +101,9 @@ class _Writing:
                     self._shift(part)
                 node.outputs[0].type = ir.TensorType(ir.DataType.INT8)
 
-    def _fold(self, node: ir.Node, tensor: ir.TensorProtocol) -> None:
+    def _fold(self, node: ir.Node) -> None:
         """Replace a DequantizeLinear of a constant by what it gives."""
-        data, output = _dequantised(node, tensor.numpy()), node.outputs[0]
+        data, output = dequantised(node), node.outputs[0]
         if data is None or output.is_graph_output():
             return
         output.replace_all_uses_with(self._initializer(f"{output.name}/value", data))
@@ -207,21 +208,3 @@ def _becomes_int8(node: ir.Node) -> bool:
     source = node.inputs[0]
     producer = None if source is None else source.producer()
     return constant(source) is not None or (producer is not None and is_quantize(producer) and _becomes_int8(producer))
-
-
-def _dequantised(node: ir.Node, data: NDArray[Any]) -> NDArray[Any] | None:
-    """Return what a DequantizeLinear makes of a constant, as ONNX defines it; None for scales per block."""
-    scale_tensor = constant(node.inputs[1])
-    zero_tensor = constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    if scale_tensor is None or node.attributes.get_int("block_size", 0) != 0:
-        return None
-    scale = scale_tensor.numpy()
-    shape = [1] * data.ndim
-    if scale.size > 1:
-        shape[node.attributes.get_int("axis", 1)] = -1
-    wide: NDArray[Any] = data.astype(np.int64 if data.dtype.kind in "iu" else np.float32)
-    if zero_tensor is not None:
-        zero: NDArray[Any] = zero_tensor.numpy().astype(wide.dtype)
-        wide = wide - zero.reshape(shape)
-    result: NDArray[Any] = (wide.astype(np.float32) * scale.astype(np.float32).reshape(shape)).astype(scale.dtype)
-    return result.reshape(data.shape)

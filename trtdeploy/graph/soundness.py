@@ -9,9 +9,12 @@ import onnx
 import onnx_ir as ir
 
 from trtdeploy.core.errors import ModelError
+from trtdeploy.graph.nvidia_fp8 import NVIDIA_DOMAIN
 
 RUNNABLE_DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
 """Domains whose operators the backends know; any other must come with model-local functions."""
+_INTEGER_OPERATORS = ("QLinear", "QGemm", "QAttention", "MatMulInteger", "DynamicQuantize", "MatMulNBits", "QMoE")
+"""Starts of the names of ONNX Runtime's operators that compute in integers by themselves."""
 _CHUNK = 1 << 22
 _TAKES_INFINITY = frozenset(
     {"Add", "Where", "Clip", "Max", "Min", "Pad", "Concat", "Expand", "Cast", "ConstantOfShape"}
@@ -32,6 +35,18 @@ def check_structure(proto: onnx.ModelProto, origin: str) -> bool:
     functions = {(function.domain, function.name): function for function in proto.functions}
     _check_functions(functions, origin)
     for node in _nodes(proto.graph.node):
+        if node.domain == "com.microsoft" and node.op_type.startswith(_INTEGER_OPERATORS):
+            raise ModelError(
+                f"{origin}: node {node.name!r} is {node.domain}::{node.op_type}, which computes in integers in ONNX "
+                "Runtime alone and tells nobody its shapes. Expected Q/DQ nodes around float operators: quantise the "
+                "float model again with quant_format=QuantFormat.QDQ (docs/qat.md)."
+            )
+        if node.domain == NVIDIA_DOMAIN:
+            raise ModelError(
+                f"{origin}: node {node.name!r} is {node.domain}::{node.op_type}, an operator of NVIDIA's exporter. "
+                "Of these, FP8 of one scale is read, at opset 19 or newer: export with opset_version=20, or quantise "
+                "with INT8 (docs/qat.md)."
+            )
         if node.domain not in RUNNABLE_DOMAINS and (node.domain, node.op_type) not in functions:
             raise ModelError(
                 f"{origin}: node {node.name!r} is {node.domain}::{node.op_type}, an operator that no backend knows and "

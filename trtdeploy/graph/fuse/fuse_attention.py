@@ -15,6 +15,7 @@ from trtdeploy.graph.emit import TakenNames
 from trtdeploy.graph.fuse.blocks import Block, find_blocks
 from trtdeploy.graph.fuse.body import Functions
 from trtdeploy.graph.fuse.operations import Lowered, OperationFinder, raise_opset
+from trtdeploy.graph.fuse.quantised_blocks import find_quantised_blocks
 from trtdeploy.graph.fuse.region import Refusal, Region, region_of
 from trtdeploy.graph.fuse.shape_users import change, plan_shape_users
 from trtdeploy.graph.fuse.unrecognised import find_unrecognised
@@ -71,7 +72,10 @@ class FuseAttention:
         fusing.finish()
         outcome.blocks.reverse()  # outer blocks before those inside, as they stand in the graph
         covered = {node for b in blocks if isinstance(b.region, Region) for node in b.region.nodes}
+        quantised_nodes = self._note_quantised(model, outcome)
         for unknown in find_unrecognised(terms, covered):
+            if unknown.place in quantised_nodes:
+                continue
             outcome.blocks.append(
                 {"kind": "unrecognised", "title": unknown.what, "place": unknown.place, "fused": False, "reason": ""}
             )
@@ -84,6 +88,21 @@ class FuseAttention:
             details={"blocks": outcome.blocks},
         )
         return PassResult(model, fusing.fused > 0, report)
+
+    def _note_quantised(self, model: ir.Model, outcome: _Outcome) -> set[str]:
+        """Note the blocks that are not fused because they are quantised inside; return the names of their nodes."""
+        names: set[str] = set()
+        for block, inside in find_quantised_blocks(model, self._kinds):
+            reason = "Q/DQ nodes stand inside"
+            outcome.refusals.append(
+                f"{block.kind.title} at {block.place} left alone: {reason}; left out of quantisation, it is fused"
+            )
+            outcome.blocks.append({
+                "kind": block.kind.name, "title": block.kind.title, "place": block.place, "form": block.rule.form,
+                "nodes": len(inside), "fused": False, "reason": reason,
+            })  # fmt: skip
+            names |= inside
+        return names
 
     def _fuse(self, block: Block, fusing: _Fusing, outcome: _Outcome) -> None:
         entry: dict[str, Any] = {
