@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
+from trtdeploy.backends.half_arithmetic import round_half
 from trtdeploy.core.types import PassReport
 from trtdeploy.graph.precision import fp16
 from trtdeploy.graph.precision.fp16 import ToFp16
@@ -120,6 +121,16 @@ def in_halves(proto: onnx.ModelProto, feeds: Arrays) -> list[NDArray[Any]]:
     """Run with ONNX's reference implementation, whose numpy rounds every FP16 tensor to half."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         results: list[NDArray[Any]] = ReferenceEvaluator(proto).run(None, feeds)
+    return results
+
+
+def in_true_halves(proto: onnx.ModelProto, feeds: Arrays) -> list[NDArray[Any]]:
+    """Run with every 16-bit tensor rounded, sums of products in FP32 (`backends.half_arithmetic`)."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    rounded = ir.to_proto(round_half(ir.from_proto(proto))).SerializeToString()
+    session = ort.InferenceSession(rounded, options, providers=["CPUExecutionProvider"])
+    results: list[NDArray[Any]] = session.run(None, feeds)
     return results
 
 

@@ -99,9 +99,9 @@ class ToFp16:
         large, unmeasured = set[ir.Node](), ""
         if self._ranges is not None:
             unmeasured = missing_ranges(model, self._ranges)
-            separate_calls(model, types, self._ranges, self._target)
+            ranges = separate_calls(model, types, self._ranges, self._target)
             types = ElementTypes(model)
-            measured = unfit(model, types, self._ranges, self._target)
+            measured = unfit(model, types, ranges, self._target)
         elif self._target is FP16:
             large, unmeasured = large_scores(model, self._samples)
         kept = _kept_functions(model, types)

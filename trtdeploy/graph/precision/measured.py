@@ -69,19 +69,30 @@ def unfit(model: ir.Model, types: ElementTypes, ranges: Ranges, target: Format) 
     return found
 
 
-def separate_calls(model: ir.Model, types: ElementTypes, ranges: Ranges, target: Format) -> None:
-    """Give calls that need other values in FP32 than those of the same function functions of their own, in place."""
+def separate_calls(model: ir.Model, types: ElementTypes, ranges: Ranges, target: Format) -> Ranges:
+    """Give calls that need other values in FP32 than those of the same function functions of their own, in place.
+
+    Returns:
+        The ranges, those of values in new functions under their new names too.
+    """
     outside = _Needs(model, model.graph, types, ranges, target, "").find()
     groups: dict[tuple[FunctionId, frozenset[int]], list[ir.Node]] = {}
     for call, body in _calls(model, types):
         inside = _Needs(model, body, types, ranges, target, f"{call.name}/").find()
         inside |= {inner for outer, inner in _bound(call, body) if outer in outside}
-        order = [*body.inputs, *(part for node in body for part in (node, *node.outputs))]
-        needed = frozenset(index for index, part in enumerate(order) if part in inside)
+        needed = frozenset(index for index, part in enumerate(_parts(body)) if part in inside)
         groups.setdefault((body.identifier(), needed), []).append(call)
+    renamed = dict(ranges)
     for (_, needed), calls in groups.items():
-        if needed:
-            give_own_functions(model, calls)
+        if not needed:
+            continue
+        old = [model.functions[call.op_identifier()] for call in calls]
+        give_own_functions(model, calls)
+        for call, body in zip(calls, old, strict=True):
+            for before, after in zip(_parts(body), _parts(model.functions[call.op_identifier()]), strict=True):
+                if f"{call.name}/{before.name}" in ranges:
+                    renamed[f"{call.name}/{after.name}"] = ranges[f"{call.name}/{before.name}"]
+    return renamed
 
 
 class _Needs:
@@ -200,6 +211,14 @@ def _dequantized(node: ir.Node) -> ir.Value | None:
     """Return what a DequantizeLinear gives back, if it was quantised in the graph."""
     source = node.inputs[0].producer() if is_onnx(node, "DequantizeLinear") and node.inputs[0] is not None else None
     return source.inputs[0] if source is not None and is_onnx(source, "QuantizeLinear") else None
+
+
+def _parts(body: ir.Function) -> list[ir.Value | ir.Node]:
+    """Return the parameters, nodes and values of a function, in an order that its copies have too."""
+    parts: list[ir.Value | ir.Node] = list(body.inputs)
+    for node in body:
+        parts += [node, *node.outputs]
+    return parts
 
 
 def _bound(call: ir.Node, body: ir.Function) -> list[tuple[ir.Value, ir.Value]]:
