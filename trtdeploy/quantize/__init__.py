@@ -1,6 +1,6 @@
 """Calibration: the ranges of a model's tensors on real images."""
 
-from trtdeploy.quantize.calibrate import Batch, CalibrateOptions, Calibration, calibrate
+from trtdeploy.quantize.calibration import Batch, CalibrateOptions, Calibration, calibrate
 from trtdeploy.quantize.measure import measure_ranges
 from trtdeploy.quantize.methods import METHODS, parse_method
 
