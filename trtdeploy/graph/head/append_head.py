@@ -23,6 +23,7 @@ from trtdeploy.graph.head.layout import dims
 from trtdeploy.graph.head.nms import emit_detections
 from trtdeploy.graph.head.options import HeadOptions, NmsOptions
 from trtdeploy.graph.head.recognise import recognise
+from trtdeploy.graph.head.score_steps import score_notes
 from trtdeploy.graph.plan import PassResult
 
 OUTPUTS = ("num_dets", "boxes", "scores", "classes")
@@ -66,7 +67,8 @@ class AppendHead:
 
         Raises:
             HeadNotFoundError: No head was recognised, or more than one reading fits.
-            ModelError: The model has no image input, or its class names do not fit its head.
+            ModelError: The model has no image input, its class names do not fit its head, or its scores are quantised
+                so that they are all 0.
             UsageError: A named tensor does not fit, or the class names given do not.
         """
         if any(output.shape is None for node in model.graph for output in node.outputs):
@@ -78,11 +80,12 @@ class AppendHead:
         if self._nms.method == "none":
             return self._left_alone(facts, stored)
         head = recognise(facts, self._options)
+        coarse = score_notes(head)
         classes = check_count(self._class_names, stored, head.num_classes)
         preprocess = self._preprocess(head)
         info = self._info(head)
         self._append(model, images, head, info)
-        changes = [_sentence(head, info), *head.notes, *self._remarks(head)]
+        changes = [_sentence(head, info), *head.notes, *coarse, *self._remarks(head)]
         details = _details(head.family, head.num_classes or len(classes) or None, classes, info, preprocess)
         return PassResult(model, True, _report(self, changes, details))
 
