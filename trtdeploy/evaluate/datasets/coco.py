@@ -81,7 +81,7 @@ def read(data: Path, images: Path | None, split: str | None, limit: int | None) 
         class_ids=tuple(order),
     )
     return (
-        found.with_notes(f"{strays} annotations belong to no image of the file; they are left out.")
+        found.with_notes(f"Annotations of images that the file does not list, which are left out: {strays}.")
         if strays
         else found
     )

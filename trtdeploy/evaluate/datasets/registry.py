@@ -75,7 +75,7 @@ def read_images(
 def _checked(found: LabelledImages) -> LabelledImages:
     """Return the data with notes about labels that nothing can match."""
     flat = sum(min(label.box[2:]) <= 0 for labels in found.labels or () for label in labels)
-    return found.with_notes(f"{flat} labels have no area; no detection can match them.") if flat else found
+    return found.with_notes(f"Labels without area, which no detection can match: {flat}.") if flat else found
 
 
 def _expected() -> str:

@@ -61,7 +61,11 @@ def read(data: Path, images: Path | None, split: str | None, limit: int | None) 
             f"{data}: none of the {background} images of {split} has a file of labels; expected "
             f"{label_file(chosen[0])} for {chosen[0].name}. Put labels/ beside images/."
         )
-    return found.with_notes(f"{background} images have no file of labels: background.") if background else found
+    return (
+        found.with_notes(f"Images without a file of labels, which are background: {background}.")
+        if background
+        else found
+    )
 
 
 def write(folder: Path, classes: Sequence[str], samples: Iterable[Sample]) -> Path:

@@ -59,8 +59,9 @@ def read_yaml(data: Path) -> YoloYaml:
     require("yaml", "a data.yaml", "eval")
     import yaml
 
+    content = read_bytes(data, _MAX_YAML_BYTES)
     try:
-        document = yaml.safe_load(read_bytes(data, _MAX_YAML_BYTES))
+        document = yaml.safe_load(content)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark is not None else ""
