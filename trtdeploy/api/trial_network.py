@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trtdeploy import __version__
 from trtdeploy.api.build import BuildOptions
 from trtdeploy.api.draft import Draft
 from trtdeploy.api.evaluate import detect_all
@@ -92,6 +93,13 @@ class TrialNetwork:
     def patterns(self, keep: Collection[str]) -> list[str]:
         """Return patterns of the names of the layers in blocks, as `BuildOptions.keep` takes them."""
         return names_of([block for block in self.blocks if block.name in keep])
+
+    @property
+    def key(self) -> str:
+        """Everything that detections depend on, in one text."""
+        info = self.info
+        parts = (__version__, self.sha256, info.size_opt, info.fit, info.nms, info.head, self.blocks, self.ranges)
+        return repr(parts)
 
     @contextlib.contextmanager
     def engine(self, keep: Collection[str]) -> Iterator[Path]:
