@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from trtdeploy.api.calibration import DEFAULT_LIMIT, DEFAULT_METHOD, CalibrationOptions
 from trtdeploy.cli.options import FilePath
 from trtdeploy.core.errors import UsageError
 
@@ -108,6 +109,52 @@ def gate(command: Command) -> Command:
             "enforces where the engine can run here; emulated checks elsewhere that 16 bits suffice, on the CPU.",
         ),
         click.option("--gate-images", type=FilePath, help="Folder of photos to compare on; default: drawn boards."),
+    )
+
+
+def calibration(command: Command) -> Command:
+    """Add `--calib`, `--calib-method`, `--calib-images` and `--calib-cache`."""
+    return _added(
+        command,
+        click.option(
+            "--calib",
+            metavar="DIR|COCO.json|VOC/|DATA.yaml",
+            type=FilePath,
+            help="Images of what the network will see, to measure the ranges of tensors on; labels are not used.",
+        ),
+        click.option(
+            "--calib-method",
+            default=DEFAULT_METHOD,
+            metavar="entropy|minmax|mse|percentile[:99.99]",
+            show_default=True,
+            help="Chooses the ranges of INT8 tensors.",
+        ),
+        click.option(
+            "--calib-images",
+            type=int,
+            default=DEFAULT_LIMIT,
+            metavar="N",
+            show_default=True,
+            help="Images of --calib at most, spread evenly over all.",
+        ),
+        click.option(
+            "--calib-cache",
+            type=FilePath,
+            help="File of what was measured: an interrupted calibration goes on, a finished one is reused.",
+        ),
+    )
+
+
+def parse_calibration(values: Mapping[str, Any]) -> CalibrationOptions:
+    """Turn the texts of `calibration` into values.
+
+    Raises:
+        UsageError: A value is wrong, or there is a cache and nothing to measure.
+    """
+    if values["calib"] is None and values["calib_cache"] is not None:
+        raise UsageError("--calib-cache keeps what --calib measures. Give --calib too.")
+    return CalibrationOptions(
+        images=values["calib"], method=values["calib_method"], limit=values["calib_images"], cache=values["calib_cache"]
     )
 
 
