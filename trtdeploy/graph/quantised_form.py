@@ -12,6 +12,7 @@ from trtdeploy.core.errors import ModelError
 from trtdeploy.core.types import PassReport
 from trtdeploy.graph.emit import TakenNames
 from trtdeploy.graph.plan import PassResult
+from trtdeploy.graph.precision.int8.opset import raise_opset, version_of
 from trtdeploy.graph.quantised import (
     LAYERS,
     MOVEMENT,
@@ -68,14 +69,18 @@ class QuantisedForm:
         writing.run()
         if writing.constants:
             common.RemoveUnusedNodesPass()(model)
+        before = version_of(model.graph)
+        unraised = raise_opset(model)
         changes = []
+        if version_of(model.graph) > before:
+            changes.append(f"opset {before} raised to {version_of(model.graph)}, whose Q/DQ take FP16")
         if writing.constants:
             changes.append(f"{writing.constants} dequantised biases and constants are floating-point constants")
         if writing.shifted:
             changes.append(f"{writing.shifted} Q/DQ nodes of uint8 with zero point {_MIDDLE} are int8 with 0")
-        report = PassReport(
-            name=self.name, stage=self.stage, changes=tuple(changes), refusals=(refusal,) if refusal else ()
-        )
+        refusals = [refusal] if refusal else []
+        refusals += [f"opset {before} stays, with FP32 around Q/DQ: {unraised}"] if unraised else []
+        report = PassReport(name=self.name, stage=self.stage, changes=tuple(changes), refusals=tuple(refusals))
         return PassResult(model, bool(changes), report)
 
 
