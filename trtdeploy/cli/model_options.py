@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from trtdeploy.api.calibration import DEFAULT_LIMIT, DEFAULT_METHOD, CalibrationOptions
 from trtdeploy.cli.options import FilePath
 from trtdeploy.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from trtdeploy.api.calibration import CalibrationOptions
     from trtdeploy.core.types import BatchRange, Precision, SizeRange
     from trtdeploy.graph.head import HeadOptions, NmsOptions
 
@@ -124,7 +124,7 @@ def calibration(command: Command) -> Command:
         ),
         click.option(
             "--calib-method",
-            default=DEFAULT_METHOD,
+            default="entropy",
             metavar="entropy|minmax|mse|percentile[:99.99]",
             show_default=True,
             help="Chooses the ranges of INT8 tensors.",
@@ -132,7 +132,7 @@ def calibration(command: Command) -> Command:
         click.option(
             "--calib-images",
             type=int,
-            default=DEFAULT_LIMIT,
+            default=128,
             metavar="N",
             show_default=True,
             help="Images of --calib at most, spread evenly over all.",
@@ -151,6 +151,8 @@ def parse_calibration(values: Mapping[str, Any]) -> CalibrationOptions:
     Raises:
         UsageError: A value is wrong, or there is a cache and nothing to measure.
     """
+    from trtdeploy.api.calibration import CalibrationOptions
+
     if values["calib"] is None and values["calib_cache"] is not None:
         raise UsageError("--calib-cache keeps what --calib measures. Give --calib too.")
     return CalibrationOptions(
