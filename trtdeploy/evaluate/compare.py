@@ -203,7 +203,7 @@ class BoxComparison:
         self._sure[name] += decisive(before, tolerance, self._nms)
         for item in judged:
             self._count(name, item, scale)
-        weight = sum(_weight(item) for item in judged)
+        weight = sum(weight_of(item) for item in judged)
         if weight > 0:
             entry = (weight, -self._images, WorstImage(name, round(weight, 4), tuple(judged)))
             (heapq.heappush if len(self._worst) < _KEPT else heapq.heappushpop)(self._worst, entry)
@@ -314,7 +314,7 @@ def size_of(box: Box) -> str:
     return SIZES[0] if area < 32**2 else SIZES[2] if area > 96**2 else SIZES[1]
 
 
-def _weight(item: Judged) -> float:
+def weight_of(item: Judged) -> float:
     """Return how much one box differs."""
     if not item.differs:
         return 0.0
@@ -329,7 +329,7 @@ def _weight(item: Judged) -> float:
 
 
 def _differing(image: WorstImage) -> list[Judged]:
-    return sorted((item for item in image.judged if item.differs), key=lambda item: -_weight(item))
+    return sorted((item for item in image.judged if item.differs), key=lambda item: -weight_of(item))
 
 
 def _percentiles(values: Iterable[float], percents: Iterable[int]) -> dict[str, float]:

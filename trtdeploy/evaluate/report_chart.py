@@ -8,7 +8,7 @@ from html import escape
 from trtdeploy.evaluate.compare_errors import ErrorSums, TensorReport
 from trtdeploy.evaluate.report import decibels
 
-_WIDTH, _LEFT, _RIGHT, _TOP, _HEIGHT, _BELOW = 1100, 52, 12, 34, 240, 150
+_WIDTH, _LEFT, _RIGHT, _TOP, _HEIGHT, _BELOW = 1100, 52, 12, 34, 240, 118
 CEILING = 100.0
 """Ratios above this are drawn at it: they are exact to the eye."""
 _MAX_TICKS = 48

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from trtdeploy.engine.boxes import Box, Judged
+from trtdeploy.evaluate.compare import weight_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,6 +23,8 @@ B_COLOUR: Bgr = (0, 94, 213)
 _SAME: Bgr = (150, 150, 150)
 _WHITE: Bgr = (255, 255, 255)
 _DASH, _LINE = 9, 2
+_WHOLE = frozenset({"missing", "extra", "class"})
+"""Fates of objects that only one side sees as what they are; drawn thicker than those that moved."""
 _MAX_LABELS = 24
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -43,14 +46,15 @@ def draw_difference(image: Image, judged: Sequence[Judged], class_names: Sequenc
         if not item.differs:
             for same in filter(None, (item.expected, item.got)):
                 cv2.rectangle(canvas, *_corners(same, scale, canvas), _SAME, 1, cv2.LINE_AA)
-    differing = sorted((item for item in judged if item.differs), key=_score)
+    differing = sorted((item for item in judged if item.differs), key=weight_of)
     for item in differing:
+        line = _LINE if item.fate in _WHOLE else 1
         if item.expected is not None:
             low, high = _corners(item.expected, scale, canvas)
-            cv2.rectangle(canvas, low, high, _WHITE, _LINE + 2)
-            cv2.rectangle(canvas, low, high, A_COLOUR, _LINE)
+            cv2.rectangle(canvas, low, high, _WHITE, line + 2)
+            cv2.rectangle(canvas, low, high, A_COLOUR, line)
         if item.got is not None:
-            _dashed(canvas, *_corners(item.got, scale, canvas))
+            _dashed(canvas, *_corners(item.got, scale, canvas), line)
     taken: list[tuple[int, int, int, int]] = []
     for item in reversed(differing[-_MAX_LABELS:]):
         box = item.expected or item.got
@@ -81,20 +85,16 @@ def _name(box: Box, names: Sequence[str]) -> str:
     return names[box.label][:24] if 0 <= box.label < len(names) else f"class{box.label}"
 
 
-def _score(item: Judged) -> float:
-    return max(box.score for box in (item.expected, item.got) if box is not None)
-
-
 def _corners(box: Box, scale: float, canvas: Image) -> tuple[tuple[int, int], tuple[int, int]]:
     limit = np.array([canvas.shape[1] - 1, canvas.shape[0] - 1] * 2)
     left, top, right, bottom = np.clip(np.rint(np.array(box.xyxy) * scale), 0, limit).astype(int).tolist()
     return (left, top), (right, bottom)
 
 
-def _dashed(canvas: Image, low: tuple[int, int], high: tuple[int, int]) -> None:
+def _dashed(canvas: Image, low: tuple[int, int], high: tuple[int, int], width: int) -> None:
     """Draw a dashed rectangle on a white line, so that it shows on every background."""
     (left, top), (right, bottom) = low, high
-    for colour, line in ((_WHITE, _LINE + 2), (B_COLOUR, _LINE)):
+    for colour, line in ((_WHITE, width + 2), (B_COLOUR, width)):
         for y in (top, bottom):
             for x in range(left, right, 2 * _DASH):
                 cv2.line(canvas, (x, y), (min(x + _DASH, right), y), colour, line)

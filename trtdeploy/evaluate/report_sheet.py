@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from trtdeploy.evaluate.compare_errors import BlockError, TensorReport
-from trtdeploy.evaluate.report import ROW_HEADERS, Picture, ReportContent, decibels, row_cells
+from trtdeploy.evaluate.report import ROW_HEADERS, ROWS_NOTE, Picture, ReportContent, decibels, row_cells
 from trtdeploy.evaluate.report_pictures import A_COLOUR, B_COLOUR, draw_difference
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def sheet_report(content: ReportContent) -> Image:
     if content.boxes is not None:
         rows = [*content.boxes.sizes, content.boxes.total]
         parts.append(_table(("size of object", *ROW_HEADERS[1:]), [row_cells(row) for row in rows]))
+        parts.append(_lines(textwrap.wrap(ROWS_NOTE, 180)))
     if content.tensors is not None:
         parts.append(_bars(content.tensors))
     parts += _grid(content.pictures[:_PICTURES], content.class_names)
@@ -45,7 +46,7 @@ def _head(content: ReportContent) -> Image:
         style = "solid" if letter == "A" else "dashed"
         lines.append((f"{letter} ({style}): {side}", colour))
     for reason in content.reasons:
-        lines += [(line, _INK) for line in textwrap.wrap(reason, 130)]
+        lines += [(line, _INK) for line in textwrap.wrap(reason, 150)]
     canvas = _paper(len(lines) * _LINE + 2 * _MARGIN)
     for index, (line, colour) in enumerate(lines):
         _write(canvas, line, _MARGIN, _MARGIN + 16 + index * _LINE, colour, 0.7 if index == 0 else 0.52)
@@ -60,6 +61,13 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Image:
         for column, cell in enumerate(row):
             x = int(_MARGIN + column * step)
             _write(canvas, cell, x, y, _SOFT if line == 0 else _INK, 0.42)
+    return canvas
+
+
+def _lines(lines: Sequence[str]) -> Image:
+    canvas = _paper(len(lines) * 18 + _MARGIN)
+    for index, line in enumerate(lines):
+        _write(canvas, line, _MARGIN, 8 + index * 18, _SOFT, 0.42)
     return canvas
 
 
