@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from trtdeploy.evaluate.datasets import read_images
+
 SAMPLES = Path(__file__).parents[2] / "samples"
 
 
@@ -39,3 +41,14 @@ def test_two_streams_are_counted_apart() -> None:
     counts = re.findall(r"^\S+: (\d+) frames, (\{.+\})$", done.stdout, re.MULTILINE)
     assert [frames for frames, _ in counts] == ["12", "12"]
     assert all("joint" in found for _, found in counts)
+
+
+def test_labelled_boards_are_written_for_val(tmp_path: Path) -> None:
+    done = _run("labelled_boards.py", str(tmp_path / "boards"), "--layout", "yolo", "--images", "2")
+    assert done.returncode == 0, done.stderr
+    data = read_images(Path(done.stdout.split("--data: ")[1].strip()))
+    assert len(data.paths) == 2
+    assert sum(map(len, data.labels or ())) > 40
+    again = _run("labelled_boards.py", str(tmp_path / "boards"))
+    assert again.returncode == 2
+    assert "exists; give a new folder" in again.stderr

@@ -53,7 +53,9 @@ def command(
     min_map: float | None,
     force: bool,
 ) -> None:
-    """Measure an engine's accuracy on labelled images: COCO's average precision, all, by size and by class.
+    """Measure an engine's accuracy on labelled images.
+
+    COCO's average precision of all objects, by their size and by class.
 
     \b
     trtdeploy val --engine model.engine --data coco/annotations/instances_val2017.json
