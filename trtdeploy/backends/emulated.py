@@ -68,7 +68,7 @@ class EmulatedBackend(OnnxRuntimeBackend):
             MissingDependencyError: ONNX Runtime is not installed.
         """
         self.require_library(path)
-        if lost := _lost_roundings():
+        if lost := lost_roundings():
             raise EngineError(
                 f"{path}: this ONNX Runtime leaves out casts to {lost}, so that nothing would be emulated. Install "
                 "another version of onnxruntime."
@@ -99,7 +99,7 @@ class EmulatedSession(OnnxRuntimeSession):
 
 
 @cache
-def _lost_roundings() -> str:
+def lost_roundings() -> str:
     """Return the types to which ONNX Runtime does not round when asked: 1 + 2048 - 2048 is 0 in 16 bits."""
     import numpy as np
     import onnxruntime as ort
