@@ -22,10 +22,12 @@ OUTSIDE = "outside of the blocks"
 LITTLE_WEIGHT = 0.05
 """Share of the network's weights below which what INT8 saves of them is no reason to pay with kernels and memory."""
 _PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-_ELEMENT_WISE = frozenset({
-    "Add", "Cast", "Clip", "DequantizeLinear", "Div", "Erf", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Mul",
-    "QuantizeLinear", "Relu", "Sigmoid", "Softplus", "Sub", "Tanh",
+_GENERATED = "kgen"
+_BEHIND = frozenset({
+    "Clip", "Elu", "Erf", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "PRelu", "QuantizeLinear", "Relu",
+    "Sigmoid", "Softplus", "Swish", "Tanh",
 })  # fmt: skip
+"""What an engine does in the kernel of the layer before it where it can."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,14 @@ class Work:
     Attributes:
         kernels: Entries of the builder's list.
         launches: Those that occupy the device.
-        element_wise: Launches that only requantise, activate, add or multiply: work that fused engines do on the way.
+        separate: Launches that requantise or activate what the kernel of the layer before them could not.
         moved_bytes: Size of the tensors that its kernels read and write, 0 where shapes are open.
         weight_bytes: Size of their weights.
     """
 
     kernels: int = 0
     launches: int = 0
-    element_wise: int = 0
+    separate: int = 0
     moved_bytes: int = 0
     weight_bytes: int = 0
 
@@ -190,12 +192,12 @@ class _Parts:
         return found
 
     def _work_of(self, kernel: Kernel) -> Work:
-        operators = [self._operators.get(node_of(origin), "") for origin in kernel.onnx]
-        element_wise = bool(operators) and all(operator in _ELEMENT_WISE for operator in operators)
+        operators = {self._operators.get(node_of(origin), "") for origin in kernel.onnx}
+        separate = kernel.kind == _GENERATED and not kernel.is_mha and not operators.isdisjoint(_BEHIND)
         return Work(
             kernels=1,
             launches=int(kernel.is_launch),
-            element_wise=int(kernel.is_launch and element_wise),
+            separate=int(separate),
             moved_bytes=kernel.moved_bytes or 0 if kernel.is_launch else 0,
             weight_bytes=kernel.constant_bytes or 0,
         )
@@ -236,8 +238,8 @@ def _judged(fp16: Work, int8: Work, total: Work) -> tuple[bool, str]:
     saved = share(fp16.weight_bytes - int8.weight_bytes, total.weight_bytes)
     launches = int8.launches - fp16.launches
     figures = (
-        f"{fp16.launches} launches in FP16, {int8.launches} in INT8; {_mebibytes(fp16.moved_bytes)} moved, "
-        f"{_mebibytes(int8.moved_bytes)}; {saved:.0%} of the network's weights saved"
+        f"launches {fp16.launches} -> {int8.launches}, {int8.separate - fp16.separate:+d} that requantise or activate; "
+        f"moved {_mebibytes(fp16.moved_bytes)} -> {_mebibytes(int8.moved_bytes)}; {saved:.1%} of all weights saved"
     )
     worse = launches > 0 and int8.moved_bytes > fp16.moved_bytes
     return worse and saved < LITTLE_WEIGHT, figures

@@ -36,7 +36,8 @@ class SearchOptions:
         images: Calibration images on which each block's damage to the outputs is measured.
         draws: Bootstrap draws of the images, for standard errors.
         cache: File in which scores are kept, so that an interrupted search goes on; None keeps nothing.
-        builder: Whether to ask TensorRT-RTX's builder where INT8 pays; None asks it where it is installed.
+        builder: Whether to ask TensorRT-RTX's builder where INT8 pays, and to keep INT8 from where it does not; None
+            asks it for engines for a GPU, where it is installed.
 
     Raises:
         UsageError: A number is out of range.
@@ -197,13 +198,13 @@ def search_mixed(
 
     how, step = search_options or SearchOptions(), progress or (lambda _name: None)
     start = time.monotonic()
-    ask = check_builder(how.builder)
     images = data or _calibration_images(options)
     nms = trial_nms(options.nms, labels=images.labels is not None)
     network = TrialNetwork(Path(model), replace(options, nms=nms), step)
     scores = TrialScores(network, images, how.draws)
     file = None if how.cache is None else TrialFile(how.cache, scores.key())
-    advice = builder_advice(network, step) if ask else None
+    wanted = how.builder if how.builder is not None or network.target.on_gpu else False
+    advice = builder_advice(network, step) if check_builder(wanted) else None
     _, noises = measure_noise(network, how.images, step)
     trials = Trials(scores, how.budget, file, step)
     candidates = candidates_of(network, noises, advice)

@@ -14,6 +14,7 @@ from trtdeploy.api.build import BuildOptions
 from trtdeploy.api.draft import Draft
 from trtdeploy.api.evaluate import detect_all
 from trtdeploy.api.second_try import grouped, names_of
+from trtdeploy.backends import registry
 from trtdeploy.backends.base import Progress
 from trtdeploy.backends.onnxruntime import OnnxRuntimeBackend
 from trtdeploy.backends.trt_options import TensorRtOptions
@@ -34,12 +35,12 @@ _TRIAL = GateInfo(verdict="ungated", reason="a trial")
 class TrialNetwork:
     """One model, calibrated once, of which engines with some blocks kept out of INT8 are tried.
 
-    The graph is the one that NVIDIA's builders get, attention fused, with the rest in FP32. ONNX Runtime computes its
-    Q/DQ in integers, so that what is measured is INT8 and nothing else.
+    The graph is the one that the engine's backend gets, with attention as that takes it and the rest in FP32. ONNX
+    Runtime computes its Q/DQ in integers, so that what is measured is INT8 and nothing else.
 
     Args:
         path: The ONNX file.
-        options: What will be built: sizes, head, NMS, calibration, kept nodes. The backend has no effect here.
+        options: What will be built: sizes, head, NMS, calibration, kept nodes, and for which backend.
         step: Called with the name of each step as it starts.
 
     Raises:
@@ -49,6 +50,7 @@ class TrialNetwork:
     Attributes:
         blocks: The parts that can be INT8, with their layers, in the order of the graph.
         ranges: Largest magnitude of each calibrated tensor.
+        target: The backend that the engine is for.
         warnings: What is odd about the calibration, one sentence each.
     """
 
@@ -58,6 +60,7 @@ class TrialNetwork:
         self._say = step
         self._quiet = False
         self.path = path
+        self.target, _ = registry.choose(options.backend)
         sizes = None if options.sizes is None else SizeRange.fixed(options.sizes.opt)
         options = replace(
             options, precision=Precision.INT8, sizes=sizes, batches=BatchRange(1, 1, 1), frames=False,
@@ -66,7 +69,7 @@ class TrialNetwork:
         step("load")
         loaded = load_model(path)
         self.sha256 = loaded.sha256
-        self._draft = Draft(loaded, _FusedOnCpu(), options, self._step)
+        self._draft = Draft(loaded, _TrialBackend(self.target.fuses_attention), options, self._step)
         if self._draft.quantised is not None:
             raise UsageError(f"{path} came quantised, so there is nothing to choose: its own Q/DQ stay as they are.")
         with tempfile.TemporaryDirectory() as folder:
@@ -98,7 +101,17 @@ class TrialNetwork:
     def key(self) -> str:
         """Everything that detections depend on, in one text."""
         info = self.info
-        parts = (__version__, self.sha256, info.size_opt, info.fit, info.nms, info.head, self.blocks, self.ranges)
+        parts = (
+            __version__,
+            self.sha256,
+            self.target.fuses_attention,
+            info.size_opt,
+            info.fit,
+            info.nms,
+            info.head,
+            self.blocks,
+            self.ranges,
+        )
         return repr(parts)
 
     @contextlib.contextmanager
@@ -147,10 +160,11 @@ class TrialNetwork:
             self._say(name)
 
 
-class _FusedOnCpu(OnnxRuntimeBackend):
-    """Runs the graph that a GPU's builder gets: attention fused and padded, its bodies inlined at the end."""
+class _TrialBackend(OnnxRuntimeBackend):
+    """Runs the graph that another backend gets; what that fuses is inlined at the end."""
 
-    fuses_attention = True
+    def __init__(self, fuses_attention: bool) -> None:
+        self.fuses_attention = fuses_attention
 
     def build(
         self,
