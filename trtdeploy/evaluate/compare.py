@@ -218,7 +218,7 @@ class BoxComparison:
             verdict, reason = "differ", failures[0]
         elif shortage := self._shortage():
             verdict, reason = "inconclusive", shortage
-        classes = (group.row(name) for (kind, name), group in self._groups.items() if kind == "class")
+        classes = [group.row(name) for (kind, name), group in self._groups.items() if kind == "class"]
         return BoxReport(
             verdict=verdict,
             reason=reason,
