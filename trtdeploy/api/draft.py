@@ -46,7 +46,6 @@ class Draft:
 
     def __init__(self, loaded: LoadedModel, backend: Backend, options: BuildOptions, step: Progress) -> None:
         from trtdeploy.graph.head import AppendHead
-        from trtdeploy.graph.inline import InlineAttention
         from trtdeploy.graph.prepare import Prepare
         from trtdeploy.graph.quantised import quantised_facts
         from trtdeploy.graph.quantised_form import QuantisedForm
@@ -72,8 +71,6 @@ class Draft:
         self._head = passes.run(AppendHead(options.head, options.nms, options.class_names, suppression))
         if options.surgery:
             passes.operate(pad=backend.fuses_attention, operations=backend.fuses_attention)
-            if not backend.fuses_attention:
-                passes.run(InlineAttention(backend.name))
         lowering = LoweringOptions(
             precision=options.precision,
             half_in_graph=backend.half_in_graph,
@@ -150,8 +147,11 @@ class Draft:
     def _finish(self, passes: Passes) -> ir.Model:
         from trtdeploy.graph.finish import Finish
         from trtdeploy.graph.frames import FramesIn
+        from trtdeploy.graph.inline import InlineAttention
 
         passes.run(FramesIn(self._kind, self._preprocess, self._shapes.sizes))
+        if self._options.surgery and not self.backend.fuses_attention:
+            passes.run(InlineAttention(self.backend.name))
         passes.run(Finish())
         return passes.model
 

@@ -21,7 +21,7 @@ class InlineAttention:
     """
 
     name = "inline-attention"
-    stage = "FUSE"
+    stage = "FINISH"
 
     def __init__(self, backend: str) -> None:
         self._backend = backend
