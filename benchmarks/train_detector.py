@@ -45,8 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
 def train(network: str, data: Path, given: argparse.Namespace) -> str:
     """Train `network` from random weights; return the path of its ONNX file."""
     ultralytics = import_ultralytics()
-    # the trainer imports torchvision, and does not use it; its CUDA build does not load beside torch's CPU build
-    sys.modules["torchvision"] = types.ModuleType("torchvision")
+    # the trainer takes NMS alone of torchvision, whose CUDA build does not load beside torch's CPU build
+    from ultralytics.utils.nms import TorchNMS
+
+    substitute = types.ModuleType("torchvision")
+    substitute.ops = types.SimpleNamespace(nms=TorchNMS.nms)  # type: ignore[attr-defined]
+    sys.modules["torchvision"] = substitute
     model = ultralytics.YOLO(f"{network}.yaml")
     model.add_callback("on_train_start", lambda _trainer: torch.set_num_threads(given.threads))
     model.train(
