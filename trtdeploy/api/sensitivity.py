@@ -188,24 +188,19 @@ def candidates_of(network: TrialNetwork, noises: Sequence[Noise], advice: Int8Ad
 
 def block_costs(network: TrialNetwork) -> dict[str, tuple[float, int]]:
     """Return each block's share of the network's multiply-adds, and the size of its weights in FP32."""
-    import onnx_ir as ir
-
-    from trtdeploy.graph.costs import Costs, share
-    from trtdeploy.graph.inline import inline_functions
+    from trtdeploy.graph.costs import share
+    from trtdeploy.graph.multiply_adds import multiply_adds
 
     model = network.reference()
-    inline_functions(model)
-    size = network.info.sizes.opt
-    model.graph.inputs[0].shape = ir.Shape([1, size.height, size.width, 3])
-    costs = Costs(model, 1, size)
+    macs = multiply_adds(model, {network.info.inputs[0].name: network.inputs(1)[0]})
     nodes = {node.name: node for node in model.graph}
-    total = costs.total.products
-    found = {}
-    for block in network.blocks:
-        layers = [nodes[name] for name in block.nodes]
-        weights = sum(_weight_bytes(layer) for layer in layers)
-        found[block.name] = share(costs.of(layers).products, total), weights
-    return found
+    return {
+        block.name: (
+            share(sum(macs[name] for name in block.nodes), sum(macs.values())),
+            sum(_weight_bytes(nodes[name]) for name in block.nodes),
+        )
+        for block in network.blocks
+    }
 
 
 def builder_advice(network: TrialNetwork, step: Progress) -> Int8Advice:

@@ -28,6 +28,7 @@ COMMANDS = {
     "baseline": "Compare an ONNX model with itself without attention.",
     "infer": "Run an engine over videos, cameras and images.",
     "val": "Measure an engine's accuracy on labelled images.",
+    "sensitivity": "Measure what INT8 does to each block of a network.",
     "compare": "Compare the boxes and tensors of two engines on images.",
     "inspect": "Say what is in an engine or an ONNX model.",
     "bench": "Measure an engine on this machine.",
