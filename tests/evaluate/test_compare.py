@@ -103,9 +103,7 @@ def test_lost_small_objects_fail_though_they_are_few_among_all() -> None:
     assert report.classes[0].name == "bird", "the class that loses most comes first"
 
 
-@pytest.mark.parametrize(
-    ("side", "name"), [(31, "small"), (32, "medium"), (96, "medium"), (97, "large")], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("side", "name"), [(31, "small"), (32, "medium"), (96, "medium"), (97, "large")], ids=str)
 def test_sizes_have_the_limits_of_coco(side: float, name: str) -> None:
     report = compared((grid(1, side), grid(1, side)))
     assert [row.name for row in report.sizes if row.boxes] == [name]

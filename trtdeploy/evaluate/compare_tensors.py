@@ -88,8 +88,8 @@ class TensorComparison:
         found = {pair: segments.of(pair) for pair in pairs}
         self._run_local("B's blocks on A's tensors", alike, {pair: found[pair] for pair in alike}, images, sums)
         suspects = [pair for pair in pairs if sums[pair.a].odd or self._exceeded(found[pair], sums[pair.a])]
-        cleared = self._cleared(suspects, [pair for pair in pairs if pair not in suspects], images)
-        kept = [pair for pair in pairs if pair not in cleared]
+        dropped = self._dropped(suspects, [pair for pair in pairs if pair not in suspects], images, sums)
+        kept = [pair for pair in pairs if pair not in dropped]
         tensors = tuple(self._judge(pair, found[pair], sums[pair.a]) for pair in kept)
         blocks = block_errors(tensors, segments.blocks)
         return TensorReport(
@@ -128,21 +128,30 @@ class TensorComparison:
             self._step(f"{what}, part {index + 1} of {len(groups)}")
             self._add_local(cuts, {pair: segments[pair] for pair in group}, images, sums)
 
-    def _cleared(self, suspects: Sequence[Pair], others: Sequence[Pair], images: Sequence[Images]) -> set[Pair]:
-        """Return the suspects from which B computes what A computes: those whose readers agree without a cut there."""
+    def _dropped(
+        self, suspects: Sequence[Pair], others: Sequence[Pair], images: Sequence[Images], sums: dict[str, _Sums]
+    ) -> set[Pair]:
+        """Return the suspects that are no counterparts: from what B has there it computes what A computes.
+
+        What is computed through suspects is compared once more with cuts at `others` alone. A suspect that agrees then
+        was only fed with another tensor before; its errors in `sums` are replaced.
+        """
         if not suspects:
             return set()
         segments = Segments(self._a, self._b, others)
         names = {pair.b for pair in suspects}
-        readers = {pair: segment for pair in others if (segment := segments.of(pair)).passed & names}
-        sums = {pair.a: _Sums() for pair in readers}
-        self._run_local("what diverges, without cuts", others, readers, images, sums)
+        through = {pair: segments.of(pair) for pair in (*suspects, *others)}
+        through = {pair: segment for pair, segment in through.items() if segment.passed & names}
+        again = {pair.a: _Sums(sums[pair.a].accumulated) for pair in through}
+        self._run_local("what diverges, without cuts", others, through, images, again)
         sound, guilty = set[str](), set[str]()
-        for pair, segment in readers.items():
-            own = sums[pair.a]
-            wrong = bool(segment.selects or own.odd or self._exceeded(segment, own))
-            (guilty if wrong else sound).update(segment.passed & names)
-        return {pair for pair in suspects if pair.b in sound - guilty}
+        for pair, segment in through.items():
+            wrong = bool(segment.selects or again[pair.a].odd or self._exceeded(segment, again[pair.a]))
+            if pair in suspects and not wrong:
+                sums[pair.a] = again[pair.a]
+            if pair not in suspects or not wrong:
+                (guilty if wrong else sound).update(segment.passed & names - {pair.b})
+        return {pair for pair in suspects if pair.b in sound - guilty and sums[pair.a] is not again[pair.a]}
 
     def _add_local(
         self,
