@@ -84,6 +84,14 @@ class Draft:
         return self._options.precision
 
     @property
+    def judged_as(self) -> Precision:
+        """The precision by whose limits engines are judged.
+
+        Backends compute what came quantised in integers, which rounds elsewhere than the float reference of its Q/DQ.
+        """
+        return self.precision if self.quantised is None else Precision.INT8
+
+    @property
     def largest_batch(self) -> int:
         return self._shapes.batches.max
 
@@ -159,12 +167,22 @@ class Draft:
     def _preprocess(self) -> Preprocess:
         return Preprocess(**self._head["preprocess"])
 
+    def _precision_note(self) -> str:
+        if self.quantised is None:
+            return self.backend.precision_note(self.precision)
+        # what the backend says of its own INT8 is not true of the model's
+        asked = (
+            Precision.FP32 if self.precision is Precision.INT8 and not self.backend.half_in_graph else self.precision
+        )
+        rest = self.backend.precision_note(Precision.FP16 if asked is Precision.INT8 else asked)
+        return f"The model came quantised and stays so: {self.quantised}. The rest: {rest}"
+
     def _info(self, model: ir.Model) -> EngineInfo:
         loaded, sizes, batches = self._loaded, self._shapes.sizes, self._shapes.batches
         return EngineInfo(
             backend=self.backend.name,
             precision=self.precision.value,
-            precision_note=self.backend.precision_note(self.precision),
+            precision_note=self._precision_note(),
             input_kind=self._kind,
             fit=self._preprocess.fit,
             inputs=_tensors(model.graph.inputs),

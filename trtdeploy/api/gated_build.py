@@ -146,7 +146,7 @@ def _checked(draft: Draft, path: Path, options: GateOptions, step: Progress) -> 
     images = gate_images(options, images_wanted(draft.largest_batch))
     info = _build(draft, path)
     step("gate")
-    gate = Gate(draft.reference(), info, images, options.tolerance or Tolerance.of(draft.precision))
+    gate = Gate(draft.reference(), info, images, options.tolerance or Tolerance.of(draft.judged_as))
     report = gate.check(lambda: _open(draft, path, info))
     if report.verdict == "failed" and draft.lowers_precision:
         return _second_try(draft, path, gate, report, step)
