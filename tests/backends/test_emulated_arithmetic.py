@@ -295,8 +295,11 @@ def test_fp32_islands_and_weights_keep_their_bits() -> None:
     assert initializers["h"].const_value.numpy() == np.float32(np.float16(0.1))
 
 
-def test_values_keep_their_names() -> None:
-    rounded = round_half(random_graph(0)[0])
+def test_model_given_stays_and_values_keep_their_names() -> None:
+    model = random_graph(0)[0]
+    before = ir.to_proto(model).SerializeToString()
+    rounded = round_half(model)
+    assert ir.to_proto(model).SerializeToString() == before
     names = Counter(value.name for node in rounded.graph for value in node.outputs)
     assert {f"v{index}" for index in range(25)} <= names.keys()
     assert max(names.values()) == 1

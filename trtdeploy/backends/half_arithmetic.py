@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from trtdeploy.backends.half_sums import HALF_TYPES, sum_in_half
 from trtdeploy.core.errors import BuildError
 
-HALF_TYPES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 EXACT = frozenset({
     "Abs", "Ceil", "Clip", "Compress", "Concat", "ConcatFromSequence", "DepthToSpace", "Dropout", "Expand", "Flatten",
     "Floor", "Gather", "GatherElements", "GatherND", "GlobalMaxPool", "Hardmax", "Identity", "If", "Loop", "Max",
@@ -24,7 +26,7 @@ _CONSTANTS = frozenset({"Constant", "ConstantOfShape"})
 _TYPE_ATTRIBUTES = ("dtype", "output_dtype")
 
 
-def round_half(model: ir.Model) -> ir.Model:
+def round_half(model: ir.Model, accumulate: Literal["float", "half"] = "float") -> ir.Model:
     """Return a model in FP32 that computes what `model` computes in 16 bits.
 
     Every tensor that is FP16 or BF16 in `model` is FP32 here and holds only values that the 16-bit type has: behind
@@ -36,7 +38,8 @@ def round_half(model: ir.Model) -> ir.Model:
       is the correctly rounded one; of exponentials and the like devices compute approximations that may differ by
       the last bit;
     - reductions, normalisations, softmax and cumulated sums keep FP32 inside, as fused kernels do, and round their
-      result. `half_sums.sum_in_half` first makes them sum in 16 bits instead;
+      result. With `accumulate="half"` reductions and softmax keep every partial sum in 16 bits, the worst that a
+      kernel may do; see `half_sums.sum_in_half`;
     - operators that move, select or compare have nothing to round.
 
     Nothing is rounded less often than ONNX says: kernels that fuse several operators round less on a device. The
@@ -45,17 +48,26 @@ def round_half(model: ir.Model) -> ir.Model:
     Args:
         model: The model; not changed. Its functions are inlined. FP32 tensors in it stay as they are, and so do
             QuantizeLinear and DequantizeLinear. Without 16-bit tensors the result computes the same.
+        accumulate: What reductions and softmax hold their sums in.
 
     Raises:
-        BuildError: The element type of a tensor is not known.
+        BuildError: The element type of a tensor is not known; with `accumulate="half"` also the rank of one.
     """
     model = model.clone()
+    _flatten(model)
+    if accumulate == "half":
+        sum_in_half(model)
+        _flatten(model)
+    _Rounder(model).run()
+    return model
+
+
+def _flatten(model: ir.Model) -> None:
+    """Inline the functions, whose values have no types, and infer types."""
     if model.functions:
         common.InlinePass()(model)
         model.functions.clear()
     common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(model)
-    _Rounder(model).run()
-    return model
 
 
 class _Rounder:
@@ -80,6 +92,7 @@ class _Rounder:
                 self._convert(node)
         self._keep_outputs()
         for value in self._kinds:
+            value.type = copy.deepcopy(value.type)  # a clone shares its types with the model that it was made of
             value.dtype = ir.DataType.FLOAT
 
     def _note_types(self, graph: ir.Graph) -> None:
