@@ -192,11 +192,12 @@ def test_opening_a_plan_without_a_gpu_says_so(engine: Path) -> None:
     ("options", "precision", "message"),
     [
         (TensorRtOptions(targets=("sm75", "sm86")), "fp32", "Target sm75 has no FP32 .*--fp16"),
+        (TensorRtOptions(targets=("sm75", "sm86")), "bf16", "Target sm75 has no BF16.*--fp16"),
         (TensorRtOptions(dla=0), "fp32", "--dla is not for the backend tensorrt-rtx.*--backend tensorrt"),
         (TensorRtOptions(refit=True), "fp32", "--refit is not for the backend tensorrt-rtx"),
         (TensorRtOptions(attention="plugin"), "fp32", "--attention is not for the backend tensorrt-rtx"),
     ],
-    ids=["sm75 in FP32", "DLA", "refit", "plugins"],
+    ids=["sm75 in FP32", "sm75 in BF16", "DLA", "refit", "plugins"],
 )
 def test_options_that_cannot_be_are_refused_at_once(
     options: TensorRtOptions, precision: str, message: str, tmp_path: Path

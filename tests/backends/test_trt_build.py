@@ -17,7 +17,7 @@ from trtdeploy.backends.timing_cache import timing_cache_path
 from trtdeploy.backends.trt_build import PlanBuild, _TimingCache
 from trtdeploy.backends.trt_options import ProfileOptions, TensorRtOptions
 from trtdeploy.core.errors import BuildError, EngineError, MissingDependencyError, UsageError
-from trtdeploy.core.types import BatchRange, Size, SizeRange
+from trtdeploy.core.types import BatchRange, Precision, Size, SizeRange
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT-RTX has no package for this platform"
@@ -180,7 +180,7 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, st
     monkeypatch.setattr(tensorrt, "version_of", lambda *names: "10.16.1.11")
     monkeypatch.setattr(tensorrt, "why_no_gpu", lambda: "")
     monkeypatch.setattr(tensorrt, "_gpu", lambda: ("RTX", "89"))
-    monkeypatch.setattr(tensorrt, "_why_no_plugins", lambda model, version: "")
+    monkeypatch.setattr(tensorrt, "_why_no_plugins", lambda model, version, precision: "")
     return found
 
 
@@ -219,7 +219,7 @@ def test_a_model_without_operations_is_native_and_asking_for_plugins_is_an_error
     built: list[tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    reason = tensorrt._why_no_plugins(tiny.detector(), (10, 16))
+    reason = tensorrt._why_no_plugins(tiny.detector(), (10, 16), Precision.FP16)
     assert reason == "the model has no operation that there are plugins for."
     monkeypatch.setattr(tensorrt, "is_installed", lambda name: True)
     monkeypatch.setattr(tensorrt, "version_of", lambda *names: "11.4.0.106")

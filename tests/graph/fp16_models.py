@@ -27,6 +27,7 @@ from trtdeploy.graph.precision.islands import IslandFinder
 
 Arrays = dict[str, NDArray[Any]]
 FLOAT, HALF, INT64, BOOL = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.BOOL
+BRAIN = TensorProto.BFLOAT16
 
 
 def value(name: str, kind: int = FLOAT, shape: Sequence[int | str] | None = None) -> onnx.ValueInfoProto:
@@ -85,8 +86,7 @@ def check_casts(proto: onnx.ModelProto, original: onnx.ModelProto) -> None:
         keys = [(n.input[0], n.attribute[0].i) for n in casts]
         assert len(keys) == len(set(keys)), keys
         kinds = {n.output[0]: n.attribute[0].i for n in casts}
-        floats = {FLOAT, HALF}
-        pairs = [n for n in casts if {n.attribute[0].i, kinds.get(n.input[0])} == floats]
+        pairs = [n for n in casts if {n.attribute[0].i, kinds.get(n.input[0])} in ({FLOAT, HALF}, {FLOAT, BRAIN})]
         assert not pairs, pairs
 
 
@@ -105,9 +105,9 @@ def types_of(proto: onnx.ModelProto) -> dict[str, int]:
 
 
 def is_half(proto: onnx.ModelProto, operator: str) -> list[bool]:
-    """Return for each node of `operator` whether its first output is FP16."""
+    """Return for each node of `operator` whether its first output is FP16 or BF16."""
     types = types_of(proto)
-    return [types[n.output[0]] == HALF for n in nodes_of(proto, operator)]
+    return [types[n.output[0]] in {HALF, BRAIN} for n in nodes_of(proto, operator)]
 
 
 def in_runtime(proto: onnx.ModelProto, feeds: Arrays) -> list[NDArray[Any]]:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trtdeploy.api.calibration import CalibrationOptions
 from trtdeploy.api.passes import Passes, Progress, check_target
 from trtdeploy.core.errors import UsageError
 from trtdeploy.core.onnx_file import write_onnx
 from trtdeploy.core.preprocess import Preprocess
-from trtdeploy.core.types import BatchRange, PassReport, Precision, SizeRange
+from trtdeploy.core.types import BatchRange, PassReport, Precision, Size, SizeRange
 
 if TYPE_CHECKING:
     from trtdeploy.attention.kind import AttentionKind
@@ -24,7 +25,11 @@ class OptimizeOptions:
     """What to do beside attention surgery. By default the model keeps its inputs, outputs and precision.
 
     Attributes:
-        precision: FP16 makes tensors 16-bit with islands of FP32.
+        precision: FP16 and BF16 make tensors 16-bit with islands of FP32.
+            INT8 quantises convolutions and products, and makes the rest FP16.
+        calibration: The images on which ranges of tensors are measured: INT8 needs some; with them FP16 keeps what may
+            overflow in FP32. Without `nms` they become 0 to 1, RGB, letterboxed in the middle.
+        keep: Patterns of names of nodes that stay in the next higher precision.
         sizes: Image sizes; None keeps the model's own.
         batches: Batch sizes; None keeps the model's own.
         nms: Append decoding and NMS; None leaves the outputs alone.
@@ -38,6 +43,8 @@ class OptimizeOptions:
     """
 
     precision: Precision = Precision.FP32
+    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    keep: tuple[str, ...] = ()
     sizes: SizeRange | None = None
     batches: BatchRange | None = None
     nms: NmsOptions | None = None
@@ -50,8 +57,6 @@ class OptimizeOptions:
     force: bool = False
 
     def __post_init__(self) -> None:
-        if self.precision is Precision.INT8:
-            raise UsageError("INT8 is not in this version: no pass calibrates yet. Use FP16 or FP32.")
         if self.frames and self.nms is None:
             raise UsageError("Frames in need NMS: boxes must be mapped back to the frame's pixels. Give --nms too.")
 
@@ -146,7 +151,6 @@ def _with_shapes_and_head(passes: Passes, options: OptimizeOptions) -> None:
     """Run surgery, and around it what the options ask for."""
     from trtdeploy.graph.frames import FramesIn
     from trtdeploy.graph.head import AppendHead
-    from trtdeploy.graph.precision.fp16 import ToFp16
     from trtdeploy.graph.shapes import SetShapes
 
     shapes = None
@@ -158,7 +162,31 @@ def _with_shapes_and_head(passes: Passes, options: OptimizeOptions) -> None:
     if options.nms is not None:
         head = passes.run(AppendHead(options.head, options.nms, options.class_names))
     passes.operate(options.kinds, pad=options.pad, verify=options.verify)
-    if options.precision is Precision.FP16:
-        passes.run(ToFp16())
+    preprocess = Preprocess() if head is None else Preprocess(**head["preprocess"])
+    _lower(passes, options, preprocess)
     if options.frames and shapes is not None and head is not None:
-        passes.run(FramesIn("frames", Preprocess(**head["preprocess"]), shapes.sizes))
+        passes.run(FramesIn("frames", preprocess, shapes.sizes))
+
+
+def _lower(passes: Passes, options: OptimizeOptions, preprocess: Preprocess) -> None:
+    """Lower the precision as asked, with the ranges that it needs measured on images.
+
+    Raises:
+        UsageError: Ranges are to be measured and neither the model nor the options say at which size.
+    """
+    from trtdeploy.api.lowering import Lowering, LoweringOptions
+    from trtdeploy.graph.shapes.image_input import find_image_input
+
+    size = Size(640, 640) if options.sizes is None else options.sizes.opt
+    if options.calibration.images is not None and options.sizes is None:
+        image = find_image_input(passes.model)
+        if image.height is None or image.width is None:
+            raise UsageError(
+                "The model's image size is open, so ranges cannot be measured at it. Give one with --imgsz, or a range "
+                "with --dynamic."
+            )
+        size = Size(image.height, image.width)
+    lowering = LoweringOptions(
+        precision=options.precision, half_in_graph=True, calibration=options.calibration, keep=options.keep
+    )
+    Lowering(lowering, preprocess, size, passes.step).run(passes)

@@ -12,7 +12,7 @@ from trtdeploy.backends.threads import core_plans, threads_per_context
 from trtdeploy.backends.trt_options import TensorRtOptions
 from trtdeploy.core.discovery import is_installed, version_of
 from trtdeploy.core.engine_info import EngineInfo
-from trtdeploy.core.errors import EngineError, MissingDependencyError
+from trtdeploy.core.errors import EngineError, MissingDependencyError, UsageError
 from trtdeploy.core.types import Precision, TensorSpec
 
 if TYPE_CHECKING:
@@ -55,11 +55,16 @@ class OnnxRuntimeBackend:
         """Write the engine after it ran in a child process; see `Backend.build`.
 
         Raises:
-            UsageError: Options of TensorRT were given.
+            UsageError: BF16 was asked, or options of TensorRT were given.
             BuildError: ONNX Runtime refused the model or crashed.
             SinkError: The file could not be written.
         """
         (tensorrt or TensorRtOptions()).check(self.name, self.takes)
+        if Precision(info.precision) is Precision.BF16:
+            raise UsageError(
+                "ONNX Runtime has no BF16 on a CPU. Build with --fp16 (half the file), with --backend openvino (BF16 "
+                "where the CPU has it), or with --backend emulated to see what BF16 does to the detections."
+            )
         write_engine(model, info, target, library="ONNX Runtime", probe=_probe, progress=progress)
 
     def open(self, path: Path, info: EngineInfo, options: SessionOptions) -> OnnxRuntimeSession:

@@ -82,8 +82,14 @@ class OpenVinoBackend:
                 "Convolutions and products are INT8 by Q/DQ in the graph, attention and the head's last layers "
                 "excepted; OpenVINO runs the rest as it does FP32 models."
             )
-        if precision is not Precision.FP16:
+        if precision is Precision.FP32:
             return "Weights and arithmetic in FP32."
+        if precision is Precision.BF16:
+            here = "This CPU has it" if is_installed("openvino") and _half_of(precision) else "This CPU has none"
+            return (
+                "The network runs in BF16 on CPUs that have it, in FP32 on others; weights in the file, box decoding "
+                f"and NMS stay FP32. {here}."
+            )
         half = native_half() if is_installed("openvino") else None
         if half is None:
             return (
@@ -158,7 +164,7 @@ class OpenVinoSession:
         outputs = _specs(model.outputs, self._contract.output_names)
         self._contract.check_tensors(inputs, outputs)
         names = [spec.name for spec in outputs]
-        self._half = native_half() if Precision(self.info.precision) is Precision.FP16 else None
+        self._half = _half_of(Precision(self.info.precision))
         if self._half is None:
             return [Part(model, [IMAGES], names, half=False)]
         return split(model, names, resampling=self.info.input_kind == "frames")
@@ -215,6 +221,14 @@ def native_half() -> str | None:
 
     capabilities = ov.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
     return "bf16" if "BF16" in capabilities else "f16" if "FP16" in capabilities else None
+
+
+def _half_of(precision: Precision) -> str | None:
+    """Return the 16-bit type in which this CPU runs an engine of `precision`, None where that is FP32."""
+    if precision not in {Precision.FP16, Precision.BF16}:
+        return None
+    half = native_half()
+    return half if precision is Precision.FP16 or half == "bf16" else None
 
 
 def _probe(report: Progress, path: str, metadata: str) -> None:

@@ -106,7 +106,7 @@ class TensorRtBackend:
             BuildError: Plugins were asked for and cannot be had.
         """
         asked = request.options.attention
-        no_plugins = _why_no_plugins(model, version)
+        no_plugins = _why_no_plugins(model, version, Precision(request.info.precision))
         if asked == "auto" and not no_plugins and version < _FIRST_PLUGINS_BEFORE_BODIES:
             no_plugins = (
                 "TensorRT before 10.7 takes either bodies or plugins from a file; --attention plugin gives these."
@@ -175,8 +175,10 @@ def _faster(seconds: dict[str, float]) -> tuple[str, str]:
     return ("plugin" if plugin_s < native_s else "native"), f"the faster of both on this device: {figures}"
 
 
-def _why_no_plugins(model: ir.Model, version: tuple[int, ...]) -> str:
+def _why_no_plugins(model: ir.Model, version: tuple[int, ...], precision: Precision) -> str:
     """Return in a sentence why no plugin can be used; empty where one can."""
+    if precision is Precision.BF16:
+        return "The kernels of the plugins take FP16 and FP32, not BF16."
     from trtdeploy.attention.plugins import plugin_specs
     from trtdeploy.backends.plugin_library import find_plugin_library
     from trtdeploy.backends.quick_plugins import FIRST_VERSION

@@ -56,7 +56,7 @@ class TensorRtRtxBackend:
         """Write a plan; see `Backend.build`. The smallest and largest shapes are built alone before it.
 
         Raises:
-            UsageError: An option is not for this backend, or `sm75` in FP32.
+            UsageError: An option is not for this backend, or `sm75` in FP32 or BF16.
             BuildError: TensorRT-RTX refused the model, crashed, or took too long.
             SinkError: The file could not be written.
             MissingDependencyError: TensorRT-RTX is not installed.
@@ -65,11 +65,9 @@ class TensorRtRtxBackend:
         options = tensorrt or TensorRtOptions()
         options.check(self.name, self.takes)
         targets = options.targets or DEFAULT_TARGETS
-        if _HALF_ONLY in targets and Precision(info.precision) is Precision.FP32:
-            raise UsageError(
-                f"Target {_HALF_ONLY} has no FP32 matrix products in TensorRT-RTX. Build with --fp16, or without that "
-                "target."
-            )
+        missing = {Precision.FP32: "FP32 matrix products in TensorRT-RTX", Precision.BF16: "BF16"}
+        if _HALF_ONLY in targets and (what := missing.get(Precision(info.precision))):
+            raise UsageError(f"Target {_HALF_ONLY} has no {what}. Build with --fp16, or without that target.")
         request = PlanRequest(
             library="tensorrt_rtx",
             info=info,

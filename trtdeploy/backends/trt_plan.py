@@ -308,6 +308,11 @@ def precision_note(precision: Precision) -> str:
             "Tensors are FP16 in the graph, with islands of FP32 where FP16 would change detections; the network is "
             "strongly typed, so the builder lowers nothing by itself."
         )
+    if precision is Precision.BF16:
+        return (
+            "Tensors are BF16 in the graph, with islands of FP32 where BF16 would change detections; the network is "
+            "strongly typed, so the builder lowers nothing by itself. GPUs before Ampere have no BF16."
+        )
     if precision is Precision.INT8:
         return (
             "Convolutions and products are INT8 by Q/DQ in the graph, attention and the head's last layers excepted; "

@@ -35,11 +35,14 @@ class ModelOptions:
 
 
 def precision(command: Command) -> Command:
-    """Add `--fp16` and `--int8`."""
+    """Add `--fp16`, `--bf16` and `--int8`."""
     return _added(
         command,
         click.option(
             "--fp16", is_flag=True, help="16-bit floating point; what that means depends on the backend and is said."
+        ),
+        click.option(
+            "--bf16", is_flag=True, help="bfloat16: FP32's range, three binary digits less than --fp16; from Ampere on."
         ),
         click.option("--int8", is_flag=True, help="8-bit integers."),
     )
@@ -145,6 +148,20 @@ def calibration(command: Command) -> Command:
     )
 
 
+def keep(command: Command) -> Command:
+    """Add `--keep`."""
+    return _added(
+        command,
+        click.option(
+            "--keep",
+            multiple=True,
+            metavar="NODE",
+            help="Node that stays in the next higher precision: FP16 with --int8, FP32 with --fp16. * stands for any "
+            "text; several are allowed.",
+        ),
+    )
+
+
 def parse_calibration(values: Mapping[str, Any]) -> CalibrationOptions:
     """Turn the texts of `calibration` into values.
 
@@ -171,7 +188,7 @@ def parse(values: Mapping[str, Any]) -> ModelOptions:
     from trtdeploy.graph.shapes import parse_batch
 
     return ModelOptions(
-        precision=_precision(fp16=values["fp16"], int8=values["int8"]),
+        precision=_precision(values),
         sizes=_sizes(values["dynamic"], values["imgsz"]),
         batches=parse_batch(values["batch"]) if values["batch"] is not None else None,
         head=HeadOptions.parse(values["head"]),
@@ -197,12 +214,14 @@ def _added(command: Command, *options: Callable[[Command], Command]) -> Command:
     return command
 
 
-def _precision(*, fp16: bool, int8: bool) -> Precision:
+def _precision(values: Mapping[str, Any]) -> Precision:
     from trtdeploy.core.types import Precision
 
-    if fp16 and int8:
-        raise UsageError("--fp16 and --int8 exclude each other. Give one of them.")
-    return Precision.FP16 if fp16 else Precision.INT8 if int8 else Precision.FP32
+    given = [precision for precision in Precision if values.get(precision.value)]
+    if len(given) > 1:
+        options = " and ".join(f"--{precision.value}" for precision in given)
+        raise UsageError(f"{options} exclude each other. Give one of them.")
+    return given[0] if given else Precision.FP32
 
 
 def _sizes(dynamic: str | None, imgsz: str | None) -> SizeRange | None:

@@ -21,6 +21,7 @@ class Format:
         max_sum: Most summands of a sum or mean in it: with them an accumulator of this format loses at most the last
             two digits of its result's three.
         max_integer: Up to it, every integer is exact.
+        refused: Operators that NVIDIA's builders do not take in it, although ONNX has them.
     """
 
     element_type: ir.DataType
@@ -31,10 +32,7 @@ class Format:
     normal: float
     max_sum: int
     max_integer: int
-
-    @property
-    def article(self) -> str:
-        return "an" if self.name.startswith("F") else "a"
+    refused: frozenset[str] = frozenset()
 
     @property
     def suffix(self) -> str:
@@ -49,5 +47,6 @@ FP16 = Format(
 BF16 = Format(
     element_type=ir.DataType.BFLOAT16, name="BF16", pass_name="bf16",
     largest=(2.0 - 2.0**-7) * 2.0**127, smallest=2.0**-134, normal=2.0**-126, max_sum=4, max_integer=256,
+    refused=frozenset({"ConvTranspose", "HardSwish", "Mish"}),  # TensorRT-RTX 1.7.1, one operator at a time
 )  # fmt: skip
 FORMATS = {each.element_type: each for each in (FP16, BF16)}

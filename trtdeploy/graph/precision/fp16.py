@@ -13,7 +13,8 @@ from trtdeploy.core.errors import ModelError
 from trtdeploy.core.types import PassReport
 from trtdeploy.graph.plan import PassResult
 from trtdeploy.graph.precision.element_types import ElementTypes, FunctionId, is_onnx, nested_nodes
-from trtdeploy.graph.precision.formats import FORMATS, FP16, Format
+from trtdeploy.graph.precision.formats import BF16, FORMATS, FP16, Format
+from trtdeploy.graph.precision.int8.opset import raise_opset
 from trtdeploy.graph.precision.islands import IslandFinder, unfit_parameters
 from trtdeploy.graph.precision.measured import Ranges, Unfit, missing_ranges, separate_calls, unfit
 from trtdeploy.graph.precision.own_functions import give_own_functions
@@ -48,7 +49,7 @@ class ToFp16:
 
     BF16 has FP32's range and three digits less than FP16: nothing overflows, so that scores and measured ranges keep
     nothing in FP32; sums of more than four elements and numbers that are computed of integers do, and operators that
-    have no BF16 form at the model's opset, convolutions before opset 22 among them.
+    have no BF16 form. The model gets opset 22, the first whose convolutions have one, unless an operator changed.
 
     Bodies of model-local functions become FP16 with all their callers; a call whose measured ranges need other islands
     gets a function of its own. ONNX Runtime on a CPU computes FP16 graphs in FP32; only half arithmetic, on a device or
@@ -91,6 +92,7 @@ class ToFp16:
             )
         self._check_patterns(model)
         model = model.clone()
+        obstacle = raise_opset(model, MIN_BF16_OPSET) if self._target is BF16 else ""
         give_own_functions(model, [node for node in model.graph if self._is_kept(node)])
         if _lacks_shapes(model):
             common.ShapeInferencePass()(model)  # the lengths of softmaxes, sums and outputs decide
@@ -116,7 +118,8 @@ class ToFp16:
         rewriter.model(model)
         common.RemoveUnusedNodesPass()(model)
         renamed = _take_names(model, self._target)
-        return PassResult(model, rewriter.counts["lowered"] > 0, self._report(rewriter, kept, renamed, unmeasured))
+        notes = [unmeasured, f"the opset stays {opset}: {obstacle}" if obstacle else ""]
+        return PassResult(model, rewriter.counts["lowered"] > 0, self._report(rewriter, kept, renamed, notes))
 
     def _named_islands(self, graph: ir.Graph | ir.Function, types: ElementTypes, tail: bool) -> dict[ir.Node, str]:
         """Return the islands of coordinates, and those that the user named."""
@@ -134,7 +137,7 @@ class ToFp16:
             if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
                 raise ModelError(f"No node is named {pattern!r}, which should stay FP32. Expected a node's name.")
 
-    def _report(self, rewriter: Rewriter, kept: set[FunctionId], halved: int, unmeasured: str) -> PassReport:
+    def _report(self, rewriter: Rewriter, kept: set[FunctionId], halved: int, notes: Sequence[str]) -> PassReport:
         counts = rewriter.counts
         changes = []
         if counts["lowered"]:
@@ -148,7 +151,7 @@ class ToFp16:
             f"function {domain}::{name}: stays FP32, it is called in a loop or with different types"
             for domain, name, _ in sorted(kept)
         ]
-        refusals += [unmeasured] if unmeasured else []
+        refusals += [note for note in notes if note]
         details = {self.name: counts["lowered"]}
         details |= {key: counts[key] for key in ("fp32", "casts", "constants", "clipped")}
         return PassReport(

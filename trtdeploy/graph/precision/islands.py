@@ -114,6 +114,8 @@ class IslandFinder:
             return self.reasons[node], self.reasons[node] == "variance", False
         if signature(node, self._opsets) is None:
             return "operator without a schema", False, False
+        if op in self._target.refused:
+            return f"operator that NVIDIA's builders do not take in {self._target.name}", False, False
         if op in _BY_OPERATOR:
             return _BY_OPERATOR[op], False, False
         if self._is_quantised(node):

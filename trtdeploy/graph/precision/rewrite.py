@@ -110,7 +110,7 @@ class Rewriter:
         known = signature(node, self._opsets)
         floats = [value for value in node.inputs if self._types.is_float(value) and constant(value) is None]
         if known is None or not _has_form(known.lowered[self._lowered], known, node, self._types):
-            self._keep(node, f"operator without {self._target.article} {self._target.name} form" if floats else "")
+            self._keep(node, f"operator without a form in {self._target.name}" if floats else "")
             return
         if node.op_type in _ADOPTING and floats and all(value in self._from_island for value in floats):
             self._keep(node, "")

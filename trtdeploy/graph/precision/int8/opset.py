@@ -1,4 +1,4 @@
-"""Raises a model's opset to the first whose Q/DQ take FP16 scales."""
+"""Raises a model's opset: to the first whose Q/DQ take FP16 scales, or to the first whose operators take BF16."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ _SAME = frozenset({
     "ScatterElements", "ScatterND", "Shape", "Size", "Sub", "Where",
 })  # fmt: skip
 """Operators that only took more types, or attributes whose defaults are what there was before, since opset 13."""
+_SAME |= {
+    "Cos", "ConstantOfShape", "Conv", "ConvTranspose", "DeformConv", "Det", "Dropout", "Elu", "EyeLike", "Flatten",
+    "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "HardSigmoid", "HardSwish", "InstanceNormalization", "IsInf",
+    "IsNaN", "LpNormalization", "MaxPool", "Mish", "NonZero", "Round", "Selu", "Sin", "Softplus", "Softsign", "Squeeze",
+    "ThresholdedRelu", "Transpose", "Unsqueeze",
+}  # fmt: skip
 _REDUCTIONS = frozenset({
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
     "ReduceSumSquare",
@@ -102,8 +108,15 @@ def _state_coordinates(node: ir.Node) -> None:
     node.attributes[name] = ir.AttrString(name, "output_half_pixel")
 
 
+def _rename_mode(node: ir.Node) -> None:
+    """Give GridSample's modes the names that they have from opset 20 on."""
+    mode = node.attributes.get_string("mode", "bilinear")
+    node.attributes["mode"] = ir.AttrString("mode", {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode))
+
+
 _STEPS: Mapping[str, Callable[[ir.Node], None]] = {
     **dict.fromkeys(_REDUCTIONS, _axes_to_input),
+    "GridSample": _rename_mode,
     "Split": _count_parts,
     "RoiAlign": _state_coordinates,
 }
