@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-PACKAGES = ("ultralytics", "helmet_detector_pkg", "gradio_yolov8_det")
+PACKAGES = ("deepforest", "ultralytics", "helmet_detector_pkg", "gradio_yolov8_det")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
