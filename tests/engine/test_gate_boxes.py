@@ -69,6 +69,13 @@ def test_fate_of_a_box(got: list[Row], fate: list[str]) -> None:
     assert fates([A], got) == fate
 
 
+def test_box_that_moved_is_borderline_only_where_both_scores_are_at_the_threshold() -> None:
+    weak: Row = (100, 100, 200, 200, 0.29, 0)
+    assert fates([weak], [(100, 100, 200, 170, 0.27, 0)]) == ["borderline"]
+    assert fates([weak], [(100, 100, 200, 170, 0.31, 0)]) == ["moved"]
+    assert fates([(*weak[:4], 0.31, 0)], [(100, 100, 200, 170, 0.29, 0)]) == ["moved"]
+
+
 def test_overlap_with_another_class_is_at_the_threshold_where_nms_is_class_agnostic() -> None:
     agnostic = NmsInfo(method="loop", conf=0.25, iou=0.7, class_agnostic=True)
     assert fates([A], [A, (100, 100, 200, 170, 0.6, 1)], nms=agnostic) == ["borderline", "same"]

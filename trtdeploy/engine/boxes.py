@@ -67,8 +67,8 @@ class Judged:
     """What became of one box.
 
     Attributes:
-        fate: `same`; `borderline`: only one side has it, at a threshold where rounding may decide; `moved`; `score`:
-            it has another score; `class`: the box is there with another class; `missing`; `extra`.
+        fate: `same`; `borderline`: only one side has it, or has it there, at a threshold where rounding may decide;
+            `moved`; `score`: it has another score; `class`: the box is there with another class; `missing`; `extra`.
         expected: The reference's box, None for an extra one.
         got: The engine's box, None for a missing one.
         iou: Their overlap, 0 where one is missing.
@@ -130,7 +130,7 @@ def compare_boxes(expected: Found, got: Found, tolerance: Tolerance, nms: NmsInf
     alike = np.where(apart <= tolerance.pixels, np.maximum(overlaps, _MATCH_IOU), overlaps)
     same_class = expected.classes[:, None] == got.classes[None, :]
     pairs = _match(np.where(same_class, alike, 0.0))
-    judged = [_pair(expected, got, i, j, float(overlaps[i, j]), tolerance) for i, j in pairs]
+    judged = [_pair(expected, got, i, j, float(overlaps[i, j]), tolerance, nms) for i, j in pairs]
     lost = sorted(set(range(len(expected))) - {i for i, _ in pairs})
     new = sorted(set(range(len(got))) - {j for _, j in pairs})
     relabelled = _match(alike[np.ix_(lost, new)])
@@ -171,11 +171,16 @@ def _match(overlaps: NDArray[np.float64]) -> list[tuple[int, int]]:
     return pairs
 
 
-def _pair(expected: Found, got: Found, i: int, j: int, iou: float, tolerance: Tolerance) -> Judged:
-    """Judge two boxes of one class that overlap."""
+def _pair(expected: Found, got: Found, i: int, j: int, iou: float, tolerance: Tolerance, nms: NmsInfo) -> Judged:
+    """Judge two boxes of one class that overlap.
+
+    Where both scores are at the threshold, one box may go and another come: neighbours among weak boxes are near ties.
+    """
     farthest = float(np.abs(got.boxes[j] - expected.boxes[i]).max())
     fate: Fate = "same"
     if iou < tolerance.iou and farthest > tolerance.pixels:
+        if max(expected.scores[i], got.scores[j]) <= nms.conf + tolerance.score:
+            return Judged("borderline", expected.box(i), got.box(j), iou)
         fate = "moved"
     elif abs(got.scores[j] - expected.scores[i]) > tolerance.score:
         fate = "score"
