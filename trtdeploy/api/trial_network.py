@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trtdeploy import __version__
 from trtdeploy.api.build import BuildOptions
+from trtdeploy.api.calibration import CALIBRATE
 from trtdeploy.api.draft import Draft
 from trtdeploy.api.evaluate import detect_all
 from trtdeploy.api.second_try import grouped, names_of
@@ -49,7 +51,6 @@ class TrialNetwork:
 
     Attributes:
         blocks: The parts that can be INT8, with their layers, in the order of the graph.
-        ranges: Largest magnitude of each calibrated tensor.
         target: The backend that the engine is for.
         warnings: What is odd about the calibration, one sentence each.
     """
@@ -61,14 +62,14 @@ class TrialNetwork:
         self._quiet = False
         self.path = path
         self.target, _ = registry.choose(options.backend)
-        sizes = None if options.sizes is None else SizeRange.fixed(options.sizes.opt)
+        wanted = options.sizes or next((p.sizes for p in options.tensorrt.profiles if p.sizes), None)
+        sizes = None if wanted is None else SizeRange.fixed(wanted.opt)
         options = replace(
-            options, precision=Precision.INT8, sizes=sizes, batches=BatchRange(1, 1, 1), frames=False,
+            options, precision=Precision.INT8, mixed=None, sizes=sizes, batches=BatchRange(1, 1, 1), frames=False,
             backend="onnxruntime", tensorrt=TensorRtOptions(),
         )  # fmt: skip
         step("load")
         loaded = load_model(path)
-        self.sha256 = loaded.sha256
         self._draft = Draft(loaded, _TrialBackend(self.target.fuses_attention), options, self._step)
         if self._draft.quantised is not None:
             raise UsageError(f"{path} came quantised, so there is nothing to choose: its own Q/DQ stay as they are.")
@@ -79,8 +80,7 @@ class TrialNetwork:
         if not layers:
             raise UsageError(f"{path} has no layer that can be INT8: {'; '.join(details['int8'].refusals)}.")
         self.blocks = grouped(layers)
-        self.ranges: dict[str, float] = details["calibrate"].details["ranges"]
-        self.warnings = details["calibrate"].refusals
+        self.warnings: tuple[str, ...] = details[CALIBRATE].details["warnings"]
         self._calibration = options.calibration
         self._outputs = head_outputs(self.reference())
         self._quiet = True
@@ -99,20 +99,12 @@ class TrialNetwork:
 
     @property
     def key(self) -> str:
-        """Everything that detections depend on, in one text."""
-        info = self.info
-        parts = (
-            __version__,
-            self.sha256,
-            self.target.fuses_attention,
-            info.size_opt,
-            info.fit,
-            info.nms,
-            info.head,
-            self.blocks,
-            self.ranges,
-        )
-        return repr(parts)
+        """A hash of the network in INT8, ranges included, and of how it divides into blocks."""
+        from trtdeploy.graph.reference import to_bytes
+
+        digest = hashlib.sha256(to_bytes(self.model(())))
+        digest.update(repr((__version__, self.info.fit, self.blocks)).encode())
+        return digest.hexdigest()
 
     @contextlib.contextmanager
     def engine(self, keep: Collection[str]) -> Iterator[Path]:
