@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING
 
 from trtdeploy.evaluate.compare import BoxReport, Row, WorstImage
@@ -103,3 +104,8 @@ def decibels(value: float) -> str:
     if value == float("-inf"):
         return "broken"
     return "exact" if value >= 200 else f"{value:.1f}"
+
+
+def escaped(text: str) -> str:
+    """Return a text for HTML, attributes included; control characters of a hostile name are replaced."""
+    return escape("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text), quote=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 from trtdeploy.evaluate.compare_errors import ErrorSums, TensorReport
-from trtdeploy.evaluate.report import decibels
+from trtdeploy.evaluate.report import decibels, escaped
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _HEIGHT, _BELOW = 1100, 52, 12, 34, 240, 118
 CEILING = 100.0
@@ -37,7 +36,7 @@ def chart_svg(tensors: TensorReport) -> str:
             continue
         colour, size = (_WRONG, 6) if block.diverges else (_SERIES[1][1], 3.5)
         shown = decibels(block.worst.local.sqnr_db) if block.worst.local is not None else "-"
-        title = escape(f"{block.name}: local {shown} dB at {block.worst.name}", quote=True)
+        title = escaped(f"{block.name}: local {shown} dB at {block.worst.name}")
         parts.append(
             f'<circle cx="{x:.1f}" cy="{_y(value):.1f}" r="{size}" fill="{colour}"><title>{title}</title></circle>'
         )
@@ -84,7 +83,7 @@ def _ticks(names: Sequence[str], xs: Sequence[float], wrong: Sequence[bool]) -> 
     for index, (name, x, bad) in enumerate(zip(names, xs, wrong, strict=True)):
         if index % every and not bad:
             continue
-        shown = escape(name if len(name) <= 24 else f"{name[:23]}\N{HORIZONTAL ELLIPSIS}", quote=True)
+        shown = escaped(name if len(name) <= 24 else f"{name[:23]}\N{HORIZONTAL ELLIPSIS}")
         style = f'fill="{_WRONG}" font-weight="bold"' if bad else 'fill="#4a5563"'
         y = _TOP + _HEIGHT + 14
         parts.append(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable, Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
 import cv2
@@ -19,6 +18,7 @@ from trtdeploy.evaluate.report import (
     Picture,
     ReportContent,
     block_cells,
+    escaped,
     row_cells,
 )
 from trtdeploy.evaluate.report_chart import chart_svg
@@ -71,7 +71,7 @@ def html_report(content: ReportContent) -> str:
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-        f"<title>{_text(' and '.join(content.sides))}</title><style>{_STYLE}</style></head><body>",
+        f"<title>{escaped(' and '.join(content.sides))}</title><style>{_STYLE}</style></head><body>",
         *_head(content),
     ]
     if content.boxes is not None:
@@ -86,16 +86,16 @@ def html_report(content: ReportContent) -> str:
         )
         parts += [_figure(picture, content.class_names) for picture in content.pictures]
     if content.notes:
-        parts.append("<h2>Notes</h2><ul>" + "".join(f"<li>{_text(note)}</li>" for note in content.notes) + "</ul>")
+        parts.append("<h2>Notes</h2><ul>" + "".join(f"<li>{escaped(note)}</li>" for note in content.notes) + "</ul>")
     return "\n".join([*parts, f"<script>{_SCRIPT}</script></body></html>", ""])
 
 
 def _head(content: ReportContent) -> Iterable[str]:
-    verdict = _text(content.verdict)
+    verdict = escaped(content.verdict)
     yield f'<h1>Comparison of two engines<span class="badge {verdict}">{verdict}</span></h1>'
     for letter, side in zip("AB", content.sides, strict=True):
-        yield f'<div><span class="{letter.lower()}">{letter}</span> {_text(side)}</div>'
-    yield from (f"<p>{_text(reason)}</p>" for reason in content.reasons)
+        yield f'<div><span class="{letter.lower()}">{letter}</span> {escaped(side)}</div>'
+    yield from (f"<p>{escaped(reason)}</p>" for reason in content.reasons)
     if content.boxes is not None:
         yield f"<p>Boxes with a score above {content.conf:g} on {content.boxes.images} images.</p>"
 
@@ -112,17 +112,17 @@ def _boxes(boxes: BoxReport) -> Iterable[str]:
         ("median of B's score minus A's", f"{boxes.score_shift:+.4f}"),
     ]
     yield "<h2>Boxes</h2>"
-    yield '<div class="facts">' + "".join(f"<div>{_text(n)}<b>{_text(v)}</b></div>" for n, v in facts) + "</div>"
-    yield f"<p>{_text(ROWS_NOTE)}.</p>"
+    yield '<div class="facts">' + "".join(f"<div>{escaped(n)}<b>{escaped(v)}</b></div>" for n, v in facts) + "</div>"
+    yield f"<p>{escaped(ROWS_NOTE)}.</p>"
     if boxes.failures:
-        yield "<ul>" + "".join(f"<li>{_text(failure)}</li>" for failure in boxes.failures) + "</ul>"
+        yield "<ul>" + "".join(f"<li>{escaped(failure)}</li>" for failure in boxes.failures) + "</ul>"
     for title, rows in (("Size of object (COCO)", (*boxes.sizes, total)), ("Class", boxes.classes)):
         cells = [row_cells(row) for row in rows]
         yield _table((title, *ROW_HEADERS[1:]), cells, [row.missing + row.relabelled > 0 for row in rows])
 
 
 def _tensors(tensors: TensorReport) -> Iterable[str]:
-    yield f"<h2>Tensors by block</h2><p>{_text(tensors.verdict)}.</p>"
+    yield f"<h2>Tensors by block</h2><p>{escaped(tensors.verdict)}.</p>"
     yield (
         f"<p>{len(tensors.tensors)} tensors that both graphs have, on {tensors.images} images. Accumulated: B against "
         "A, both from the image. Local: what B's operators make of A's own tensors, the worst of the block, so that "
@@ -134,7 +134,7 @@ def _tensors(tensors: TensorReport) -> Iterable[str]:
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], wrong: Sequence[bool]) -> str:
-    head = "".join(f"<th>{_text(header)}</th>" for header in headers)
+    head = "".join(f"<th>{escaped(header)}</th>" for header in headers)
     body = "".join(
         ('<tr class="wrong">' if bad else "<tr>") + "".join(map(_cell, row)) + "</tr>"
         for row, bad in zip(rows, wrong, strict=True)
@@ -143,13 +143,13 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], wrong: Sequenc
 
 
 def _cell(text: str) -> str:
-    return ('<td class="text">' if len(text) > 24 else "<td>") + f"{_text(text)}</td>"
+    return ('<td class="text">' if len(text) > 24 else "<td>") + f"{escaped(text)}</td>"
 
 
 def _figure(picture: Picture, class_names: Sequence[str]) -> str:
     drawn = draw_difference(picture.image, picture.worst.judged, class_names, _WIDTH)
     source = f"data:image/jpeg;base64,{_jpeg(drawn)}"
-    caption = _text(picture.caption)
+    caption = escaped(picture.caption)
     return f'<figure><img alt="{caption}" src="{source}"><figcaption>{caption}</figcaption></figure>'
 
 
@@ -158,8 +158,3 @@ def _jpeg(image: NDArray[np.uint8]) -> str:
     if not done:
         raise RuntimeError(f"OpenCV does not encode an image of {list(image.shape)}")  # a defect of ours
     return base64.b64encode(data.tobytes()).decode()
-
-
-def _text(text: str) -> str:
-    """Escape a text, and show control characters of a hostile name as what they are: none."""
-    return escape("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text), quote=True)

@@ -45,7 +45,7 @@ def draw_difference(image: Image, judged: Sequence[Judged], class_names: Sequenc
     for item in judged:
         if not item.differs:
             for same in filter(None, (item.expected, item.got)):
-                cv2.rectangle(canvas, *_corners(same, scale, canvas), _SAME, 1, cv2.LINE_AA)
+                cv2.rectangle(canvas, *_corners(same, scale, canvas), _SAME, 1)
     differing = sorted((item for item in judged if item.differs), key=weight_of)
     for item in differing:
         line = _LINE if item.fate in _WHOLE else 1
