@@ -127,7 +127,7 @@ def test_a_kind_of_ones_own_needs_only_its_folder(cli_inside: Cli, contrast: Pat
     [
         (("--only", "simm"), 2, "Did you mean simam"),
         (("--kinds", "nowhere"), 2, "nowhere is not a folder of an attention kind"),
-        (("--int8",), 2, "INT8 is not in this version"),
+        (("--int8",), 2, "--int8 needs images of what the network will see"),
         (("--frames",), 2, "Give --nms too"),
         (("--imgsz", "640", "--dynamic", "480:640:1080"), 2, "exclude each other"),
     ],

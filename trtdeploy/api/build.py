@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtdeploy.api.calibration import CalibrationOptions
+from trtdeploy.api.calibration import CALIBRATE, CalibrationOptions
 from trtdeploy.api.gate_options import GateOptions
 from trtdeploy.api.passes import Progress, check_target
 from trtdeploy.backends import registry
 from trtdeploy.backends.trt_options import TensorRtOptions
 from trtdeploy.core.engine_info import EngineInfo
+from trtdeploy.core.errors import UsageError
 from trtdeploy.core.types import BatchRange, PassReport, Precision, SizeRange
 from trtdeploy.engine.sniff import read_info
 from trtdeploy.graph.head import HeadOptions, NmsOptions
 
 if TYPE_CHECKING:
+    from trtdeploy.api.mixed_precision import MixedOptions, MixedPlan
     from trtdeploy.engine.gate import GateReport
 
 
@@ -41,6 +43,7 @@ class BuildOptions:
             overflow in FP32.
         keep: Patterns of names of nodes that stay in the next higher precision, `*` for any text: FP16 with INT8, FP32
             with FP16 where 16 bits are a pass over the graph.
+        mixed: Search the layers that must stay out of INT8 for the accuracy to stay within a limit; None: no search.
         gate: Whether and with what the engine is compared with the model before it is written.
         force: Replace an existing output.
     """
@@ -57,8 +60,15 @@ class BuildOptions:
     surgery: bool = True
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     keep: tuple[str, ...] = ()
+    mixed: MixedOptions | None = None
     gate: GateOptions = field(default_factory=GateOptions)
     force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mixed is not None and self.precision is not Precision.INT8:
+            raise UsageError(
+                f"A search for what stays out of INT8 needs INT8, not {self.precision.value}. Give --int8."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +80,7 @@ class BuildReport:
         info: Its metadata.
         backend_reason: Why this backend was chosen, in a sentence.
         reports: One report per graph pass.
+        mixed: What the search for layers that stay out of INT8 found; None where it did not run.
         gate: What the accuracy gate found; None where it did not run.
     """
 
@@ -77,7 +88,13 @@ class BuildReport:
     info: EngineInfo
     backend_reason: str
     reports: tuple[PassReport, ...]
+    mixed: MixedPlan | None = None
     gate: GateReport | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is odd about the images that the engine was calibrated on, one sentence each."""
+        return next((report.details["warnings"] for report in self.reports if report.name == CALIBRATE), ())
 
 
 def build(
@@ -98,12 +115,15 @@ def build(
         UsageError: An option is wrong, or the output exists and `options.force` is not set.
         ModelError: The model cannot be read, has no head that is recognised, or cannot take the sizes.
         BuildError: The backend refused the model.
-        GateError: The engine's detections diverge from the model's; a report is beside the output, and no engine.
+        GateError: The engine's detections diverge from the model's; a report is beside the output, and no engine. Or no
+            INT8 is possible within the limit of `options.mixed`.
+        SourceError: Images cannot be read, or show nothing.
         SinkError: The output cannot be written.
         MissingDependencyError: The backend asked for is not installed.
     """
     from trtdeploy.api.draft import Draft
     from trtdeploy.api.gated_build import build_gated
+    from trtdeploy.api.mixed_precision import search_mixed
     from trtdeploy.graph.load import load_model
 
     options = options or BuildOptions()
@@ -113,9 +133,19 @@ def build(
     check_target(target, model_path, force=options.force)
     backend, reason = registry.choose(options.backend)
     options.tensorrt.check(backend.name, backend.takes)
+    plan = None
+    if options.mixed is not None:
+        plan = search_mixed(model_path, options, options.mixed.data, options.mixed.search, step)
+        plan.check()
+        options = replace(options, keep=(*options.keep, *plan.keep))
     step("load")
     draft = Draft(load_model(model_path), backend, options, step)
     report = build_gated(draft, target, options.gate, step)
     return BuildReport(
-        path=target, info=read_info(target), backend_reason=reason, reports=tuple(draft.reports), gate=report
+        path=target,
+        info=read_info(target),
+        backend_reason=reason,
+        reports=tuple(draft.reports),
+        mixed=plan,
+        gate=report,
     )

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from trtdeploy.quantize import Batch, Calibration
 
 Feeds = dict[str, "NDArray[Any]"]
+CALIBRATE = "calibrate"
+"""Name of the report of a calibration, among those of the passes."""
 DEFAULT_LIMIT = 128
 DEFAULT_METHOD = "entropy"
 

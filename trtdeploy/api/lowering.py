@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from trtdeploy.api.calibration import CalibrationFeeds, CalibrationOptions, Feeds, calibrate_model, calibration_feeds
+from trtdeploy.api.calibration import (
+    CALIBRATE,
+    CalibrationFeeds,
+    CalibrationOptions,
+    Feeds,
+    calibrate_model,
+    calibration_feeds,
+)
 from trtdeploy.core.errors import UsageError
 from trtdeploy.core.preprocess import Preprocess
 from trtdeploy.core.types import PassReport, Precision, Size
@@ -120,11 +127,13 @@ class Lowering:
         found = self._calibration
         passes.note(
             PassReport(
-                name="calibrate",
+                name=CALIBRATE,
                 stage="PRECISION",
-                changes=(f"ranges of {len(found.ranges)} tensors by {found.method} on {found.batches} batches",),
-                refusals=found.warnings,
-                details={"method": found.method, "batches": found.batches, "ranges": found.ranges},
+                changes=(
+                    f"ranges of {len(found.ranges)} tensors by {found.method} on {found.batches} batches",
+                    *(f"warning: {warning}" for warning in found.warnings),
+                ),
+                details={"method": found.method, "batches": found.batches, "warnings": found.warnings},
             )
         )
         passes.run(ToInt8(found.ranges, keep))

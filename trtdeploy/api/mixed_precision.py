@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -57,6 +57,19 @@ class SearchOptions:
             raise UsageError(f"A search needs {MIN_BUDGET} evaluations or more, got {self.budget}.")
         if self.images < 1 or self.draws < 2:
             raise UsageError(f"A search needs an image and two draws, got {self.images} and {self.draws}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedOptions:
+    """The search of a build.
+
+    Attributes:
+        data: Images to measure accuracy on; None takes the calibration images, without labels.
+        search: How to search.
+    """
+
+    data: LabelledImages | None = None
+    search: SearchOptions = field(default_factory=SearchOptions)
 
 
 @dataclass(frozen=True, kw_only=True)

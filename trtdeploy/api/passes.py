@@ -31,12 +31,13 @@ class Passes:
     Attributes:
         model: The model as the last pass left it.
         reports: One report per pass.
+        step: Called with the name of each step as it starts.
     """
 
     def __init__(self, model: ir.Model, step: Progress) -> None:
         self.model = model
         self.reports: list[PassReport] = []
-        self._step = step
+        self.step = step
 
     def run(self, graph_pass: GraphPass) -> dict[str, Any]:
         """Run a pass and return the details of its report.
@@ -47,7 +48,7 @@ class Passes:
         """
         if self.reports and STAGES.index(graph_pass.stage) < STAGES.index(self.reports[-1].stage):
             raise ValueError(f"Pass {graph_pass.name} ({graph_pass.stage}) comes after {self.reports[-1].stage}.")
-        self._step(graph_pass.name)
+        self.step(graph_pass.name)
         result = graph_pass.run(self.model)
         self.model = result.model
         self.reports.append(result.report)
@@ -67,7 +68,7 @@ class Passes:
         """
         from trtdeploy.graph.surgery import operate
 
-        self.model, reports = operate(self.model, kinds, pad=pad, operations=operations, verify=verify, step=self._step)
+        self.model, reports = operate(self.model, kinds, pad=pad, operations=operations, verify=verify, step=self.step)
         self.reports += reports
 
 

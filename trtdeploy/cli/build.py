@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,11 @@ from trtdeploy.cli.engine_text import info_rows, print_passes
 from trtdeploy.cli.options import FilePath, with_screen
 from trtdeploy.cli.outputs import check_outputs
 from trtdeploy.cli.tensorrt_options import TENSORRT_NAMES, parse_tensorrt, tensorrt_options
+from trtdeploy.core.errors import UsageError
 
 if TYPE_CHECKING:
     from trtdeploy.api import BuildOptions, BuildReport
+    from trtdeploy.api.mixed_precision import MixedOptions
 
 
 @click.command("build")
@@ -35,6 +38,23 @@ if TYPE_CHECKING:
     help="Builds and runs it.",
 )
 @tensorrt_options
+@model_options.calibration
+@model_options.keep
+@click.option(
+    "--max-map-drop",
+    type=float,
+    metavar="DROP",
+    help="With --int8: keep out of INT8 what costs more accuracy than this, such as 0.005.",
+)
+@click.option(
+    "--data",
+    type=FilePath,
+    metavar="COCO.json|VOC/|DATA.yaml",
+    help="Labelled images on which --max-map-drop is measured, other ones than --calib.",
+)
+@click.option("--split", help="Part of --data, such as val or test.")
+@click.option("--trials", type=int, default=24, show_default=True, help="Evaluations of the network on --data at most.")
+@click.option("--trial-cache", type=FilePath, help="File of their scores: an interrupted search goes on.")
 @model_options.gate
 @click.option("--force", is_flag=True, help="Replace an existing engine.")
 @with_screen
@@ -45,6 +65,7 @@ def command(screen: Screen, /, model: Path, output: Path | None, **values: Any) 
     trtdeploy build model.onnx --fp16 --dynamic 480:640:1080
     trtdeploy build model.onnx -o x.engine --batch 1:4:8 --imgsz 640 --conf 0.4
     trtdeploy build model.onnx --backend tensorrt-rtx --target sm86,sm89 --fp16
+    trtdeploy build model.onnx --int8 --calib photos/ --max-map-drop 0.005 --data data.yaml
     trtdeploy build model.onnx --head boxes=bbox,scores=prob,format=xyxy --names classes.txt
     """
     options = make_options(**values)
@@ -53,6 +74,8 @@ def command(screen: Screen, /, model: Path, output: Path | None, **values: Any) 
     started_s = time.monotonic()
     report, seconds = build_with_progress(screen, model, target, options), time.monotonic() - started_s
     screen.document(document_of(report, seconds))
+    for warning in report.warnings:
+        screen.note(f"Warning: {warning}")
     if report.gate is not None and report.gate.verdict != "passed":
         screen.note("\n".join(report.gate.lines()))
     if not screen.as_json:
@@ -60,7 +83,7 @@ def command(screen: Screen, /, model: Path, output: Path | None, **values: Any) 
 
 
 def make_options(
-    *, backend: str, surgery: bool, gate: str, gate_images: Path | None, force: bool, **values: Any
+    *, backend: str, surgery: bool, keep: Sequence[str], gate: str, gate_images: Path | None, force: bool, **values: Any
 ) -> BuildOptions:
     """Turn the command's options into those of the library.
 
@@ -81,8 +104,35 @@ def make_options(
         backend=backend,
         tensorrt=tensorrt,
         surgery=surgery,
+        calibration=model_options.parse_calibration(values),
+        keep=tuple(keep),
+        mixed=_mixed(**{name: values[name] for name in ("max_map_drop", "data", "split", "trials", "trial_cache")}),
         gate=GateOptions(mode=gate, images=gate_images),  # type: ignore[arg-type]  # GateOptions checks it
         force=force,
+    )
+
+
+def _mixed(
+    *, max_map_drop: float | None, data: Path | None, split: str | None, trials: int, trial_cache: Path | None
+) -> MixedOptions | None:
+    """Return the search for what stays out of INT8; None where no limit is given.
+
+    Raises:
+        UsageError: Something of a search is given without a limit, or a value is out of range.
+        SourceError: The labelled images cannot be read.
+    """
+    from trtdeploy.api.mixed_precision import MixedOptions, SearchOptions
+    from trtdeploy.evaluate.datasets import read_images
+
+    if max_map_drop is None:
+        if data is not None or split is not None or trial_cache is not None:
+            raise UsageError("--data, --split and --trial-cache are for a search. Give --max-map-drop too.")
+        return None
+    if data is None and split is not None:
+        raise UsageError("--split is a part of --data. Give --data too.")
+    return MixedOptions(
+        data=None if data is None else read_images(data, split=split),
+        search=SearchOptions(max_drop=max_map_drop, budget=trials, cache=trial_cache),
     )
 
 
@@ -103,6 +153,7 @@ def document_of(report: BuildReport, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "backend_reason": report.backend_reason,
         "info": report.info.to_dict(),
+        "mixed": None if report.mixed is None else report.mixed.to_dict(),
         "gate": None if report.gate is None else report.gate.to_dict(),
     }
 
@@ -116,5 +167,7 @@ def print_report(screen: Screen, report: BuildReport, options: BuildOptions, sec
             *info_rows(report.info, requested=options.sizes),
         ]
     )
+    if report.mixed is not None:
+        screen.say("\n" + "\n".join(report.mixed.lines()))
     print_passes(screen, report.reports)
     screen.say(f"\nRun it: trtdeploy infer --engine {shlex.quote(str(report.path))} --video VIDEO --save-video out.mp4")

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 @model_options.precision
 @model_options.shapes
 @model_options.head(nms=None)
+@model_options.calibration
+@model_options.keep
 @click.option(
     "--kinds", "kinds_folders", type=FilePath, multiple=True, help="Folder of a kind of your own; repeatable."
 )
@@ -77,6 +79,7 @@ def make_options(
     pad: bool,
     verify: bool,
     force: bool,
+    keep: tuple[str, ...],
     **values: Any,
 ) -> OptimizeOptions:
     """Turn the command's options into those of the library.
@@ -92,6 +95,8 @@ def make_options(
     given = model_options.parse({**values, "nms": nms})
     return OptimizeOptions(
         precision=given.precision,
+        calibration=model_options.parse_calibration(values),
+        keep=keep,
         sizes=given.sizes,
         batches=given.batches,
         nms=given.nms if nms is not None else None,
