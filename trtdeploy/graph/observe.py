@@ -38,7 +38,7 @@ class Observer:
         ReferenceRunError: ONNX Runtime refuses the model.
 
     Attributes:
-        sha256: Hash of the observed graph, weights and names of the tensors included.
+        sha256: Hash of the observed graph with its weights, and of which tensors are shown in which order.
         sizes: Elements of each tensor in the last run; only with `extremes_only`.
     """
 
@@ -53,9 +53,7 @@ class Observer:
         common.RemoveUnusedNodesPass()(flat)
         self._inputs = frozenset(_read(flat.graph))
         flat.graph.inputs[:] = [value for value in flat.graph.inputs if value.name in self._inputs]
-        digest = hashlib.sha256(to_bytes(flat))
-        digest.update("\0".join(self._wanted).encode())
-        self.sha256 = digest.hexdigest()
+        self.sha256 = hashlib.sha256(to_bytes(flat)).hexdigest()
         self.sizes: dict[str, int] = {}
         self._model = ReferenceModel(flat) if shown else None
 
