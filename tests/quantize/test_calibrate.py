@@ -204,7 +204,7 @@ def test_a_cache_of_something_else_is_replaced_with_a_warning(
     loads = Loads()
     adapt: Callable[[list[Batch]], list[Batch]] = change.get("batches", lambda batches: batches)
     model, wanted = change.get("model", network()), change.get("wanted", WANTED)
-    how = CalibrateOptions(cache=cache, preparation=change.get("preparation", "320x320"))
+    how = CalibrateOptions(method="entropy", cache=cache, preparation=change.get("preparation", "320x320"))
     found = calibrate(model, wanted, adapt(loads.batches), how)
     (warning,) = found.warnings
     assert warning.startswith(f"The calibration cache {cache} {message}")

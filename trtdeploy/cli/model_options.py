@@ -127,8 +127,8 @@ def calibration(command: Command) -> Command:
         ),
         click.option(
             "--calib-method",
-            default="entropy",
-            metavar="entropy|minmax|mse|percentile[:99.99]",
+            default="mse",
+            metavar="mse|entropy|minmax|percentile[:99.99]",
             show_default=True,
             help="Chooses the ranges of INT8 tensors.",
         ),

@@ -51,7 +51,7 @@ class CalibrateOptions:
     """How to calibrate.
 
     Attributes:
-        method: `entropy`, `minmax`, `mse`, `percentile` or `percentile:99.9`.
+        method: `mse`, `entropy`, `minmax`, `percentile` or `percentile:99.9`.
         cache: File of what was measured. It is written every few seconds, an interrupted calibration goes on from it,
             and a finished one is reused, by other methods too. None keeps nothing.
         preparation: How images become inputs, in words: a cache made with other words is not used.
@@ -61,7 +61,7 @@ class CalibrateOptions:
         UsageError: The method is not known.
     """
 
-    method: str = "entropy"
+    method: str
     cache: Path | None = None
     preparation: str = ""
     checkpoint_s: float = CHECKPOINT_S
