@@ -25,7 +25,7 @@ Feeds = dict[str, "NDArray[Any]"]
 CALIBRATE = "calibrate"
 """Name of the report of a calibration, among those of the passes."""
 DEFAULT_LIMIT = 128
-"""From 64 to 128 drawn boards half of the packaged model's ranges move by less than 1.5 percent: more show little new."""
+"""From 64 to 128 drawn boards half of the packaged model's ranges move by less than 1.5 percent: more tell little."""
 DEFAULT_METHOD = "mse"
 """On two trained detectors (drawn boards, blood cells) its mAP stayed within 0.003 of FP32; entropy's lost 0.008."""
 
