@@ -107,15 +107,15 @@ def test_healthy_model_is_built_with_the_verdict_emulated_and_what_was_emulated(
     assert main([*args, "--backend", "tensorrt-rtx", "--target", "sm86", "--gate", "emulated"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["gate"]["verdict"] == "emulated"
-    assert "gate emulated: with the 16-bit arithmetic of fp16 emulated on the CPU" in captured.err
+    assert "gate emulated: in FP16, emulated on the CPU" in captured.err
     info = read_info(tmp_path / "x.engine")
     assert info.backend == "tensorrt-rtx"
     assert info.input_kind == "frames"
     gate = info.gate
     assert gate.verdict == "emulated"
-    assert gate.reason.startswith("with the 16-bit arithmetic of fp16 emulated on the CPU, because the engine cannot")
+    assert gate.reason.startswith("in FP16, emulated on the CPU, because the engine cannot")
     assert gate.boxes >= 100
-    assert gate.kept_fp32 == []
+    assert gate.kept == []
     assert device.builds == 1
     assert [path.name for path in tmp_path.iterdir()] == ["x.engine"]
     operators = {node.op_type for node in device.models[0].graph.node}
@@ -128,7 +128,7 @@ def test_layer_that_overflows_in_fp16_is_found_and_built_in_fp32(
     device = FarDevice()
     report = build(device, fragile(demo_model, tmp_path / "fragile.onnx"))
     assert report.info.gate.verdict == "emulated"
-    assert len(report.info.gate.kept_fp32) == 1
+    assert len(report.info.gate.kept) == 1
     assert device.builds == 1, "trials are twins"
     types = {value.name: value.type.tensor_type.elem_type for value in device.models[0].graph.value_info}
     assert types["/stage3/fragile/2"] == onnx.TensorProto.FLOAT, "the overflowing tensor"
@@ -143,8 +143,7 @@ def test_model_that_no_second_try_can_save_is_refused_before_the_build(
     target.write_bytes(b"the engine of yesterday")
     device = FarDevice()
     with pytest.raises(
-        GateError,
-        match=r"x\.engine is refused: its graph, with the 16-bit arithmetic of fp16 emulated on the CPU, does not",
+        GateError, match=r"x\.engine is refused: its graph, in FP16, emulated on the CPU, does not"
     ) as caught:
         build(device, fragile(demo_model, tmp_path / "fragile.onnx"))
     assert caught.value.exit_code == 9

@@ -152,7 +152,7 @@ def test_wrong_raw_outputs_are_refused(build: Build) -> None:
 def test_block_that_fails_in_fp16_stays_fp32(build: Build, tmp_path: Path) -> None:
     report = build(HalfDevice("/stage4/"), precision=Precision.FP16)
     assert report.info.gate.verdict == "passed"
-    assert report.info.gate.kept_fp32 == ["stage4"]
+    assert report.info.gate.kept == ["stage4"]
     assert str(report.info.gate).endswith("; kept in FP32: stage4")
     assert names_in(tmp_path) == ["x.engine"]
     fp16 = next(item for item in report.info.passes if item.name == "fp16")
@@ -161,7 +161,7 @@ def test_block_that_fails_in_fp16_stays_fp32(build: Build, tmp_path: Path) -> No
 
 def test_engine_that_fails_in_fp32_too_is_refused_and_says_so(build: Build) -> None:
     backend = HalfDevice("/stage4/", always=True)
-    with pytest.raises(GateError, match=r"not a matter of FP16: with all \d+ blocks in FP32 it fails too"):
+    with pytest.raises(GateError, match=r"not a matter of FP16: it fails with all \d+ blocks in FP32"):
         build(backend, precision=Precision.FP16)
     assert backend.builds == 2
 

@@ -67,7 +67,7 @@ class Gate:
         self._inputs: dict[tuple[int, Size], NDArray[np.uint8]] = {}
         self._answers: dict[tuple[int, Size], dict[str, NDArray[Any]]] = {}
 
-    def check(self, open_engine: OpenEngine, kept_fp32: Sequence[str] = ()) -> GateReport:
+    def check(self, open_engine: OpenEngine, kept: Sequence[str] = ()) -> GateReport:
         """Run an engine at its smallest, usual and largest size and batch, and compare.
 
         At every size: batches of different images in all slots, one batch of the same image in all slots, and the
@@ -75,7 +75,7 @@ class Gate:
 
         Args:
             open_engine: Opens the engine.
-            kept_fp32: Blocks that stay FP32 in this engine, for the report.
+            kept: Blocks that stay in a higher precision in this engine, for the report.
 
         Raises:
             ReferenceRunError: ONNX Runtime does not run the model.
@@ -87,7 +87,7 @@ class Gate:
                     self._check_size(infer, size, tally)
         except EngineError as error:
             tally.defect(f"the engine does not run: {error}")
-        return tally.report([image.name for image in self._images], kept_fp32)
+        return tally.report([image.name for image in self._images], kept)
 
     def _check_size(self, infer: Infer, size: Size, tally: Tally) -> None:
         batches: list[int] = []

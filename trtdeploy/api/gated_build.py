@@ -74,7 +74,7 @@ def build_gated(draft: Draft, target: Path, options: GateOptions, step: Progress
 def _build_and_check(
     draft: Draft, staging: Staging, target: Path, options: GateOptions, step: Progress
 ) -> GateReport | None:
-    """Build, gate, and where FP16 is at fault build once more; write the verdict into the engine.
+    """Build, gate, and where the precision is at fault build once more; write the verdict into the engine.
 
     Raises:
         GateError: The engine diverges.
@@ -101,7 +101,7 @@ def _build_and_check(
 def _check_twin_and_build(
     draft: Draft, staging: Staging, target: Path, options: GateOptions, step: Progress
 ) -> GateReport:
-    """Gate the emulated twin of an engine that cannot run here, then build the engine with the same nodes in FP32.
+    """Gate the emulated twin of an engine that cannot run here, then build the engine with the same nodes kept.
 
     Raises:
         GateError: The twin diverges, or the gate cannot run; no engine was built.
@@ -129,14 +129,14 @@ def _emulating(draft: Draft) -> str:
     """Return in words what an emulated twin runs like."""
     if draft.precision is Precision.FP32:
         return "in FP32 on the CPU"
-    return f"with the 16-bit arithmetic of {draft.precision.value} emulated on the CPU"
+    return f"in {draft.precision.value.upper()}, emulated on the CPU"
 
 
 def _checked(draft: Draft, path: Path, options: GateOptions, step: Progress) -> tuple[GateReport, list[str]]:
-    """Build an engine at `path` and gate it; where FP16 is at fault build once more.
+    """Build an engine at `path` and gate it; where the precision is at fault build once more.
 
     Returns:
-        The report, and the patterns of the nodes that the engine keeps in FP32 because of the gate.
+        The report, and the patterns of the nodes that the engine keeps in a higher precision because of the gate.
 
     Raises:
         ReferenceRunError: ONNX Runtime does not load or run the model.
@@ -156,10 +156,10 @@ def _checked(draft: Draft, path: Path, options: GateOptions, step: Progress) -> 
 def _second_try(
     draft: Draft, path: Path, gate: Gate, report: GateReport, step: Progress
 ) -> tuple[GateReport, list[str]]:
-    """Look for the blocks that fail in FP16, and build the engine with them in FP32.
+    """Look for the blocks that fail in lowered precision, and build the engine with them in a higher one.
 
     Returns:
-        The report of the engine that is at `path` now, and the patterns of the nodes that it keeps in FP32.
+        The report of the engine that is at `path` now, and the patterns of the nodes that it keeps.
     """
     from trtdeploy.api.second_try import blocks_of, names_of, smallest_set
 
@@ -168,7 +168,7 @@ def _second_try(
     trial = path.with_name(f".trial-{path.name}")
 
     def passes(kept: list[Block]) -> bool:
-        step(f"second try: {len(kept)} of {len(blocks)} blocks in FP32")
+        step(f"second try: {len(kept)} of {len(blocks)} blocks in {draft.higher}")
         try:
             built = _build(draft, trial, names_of(kept))
         except BuildError:
@@ -178,9 +178,11 @@ def _second_try(
     found = smallest_set(blocks, passes)
     if not found:
         draft.reports = reports
-        failure = f"it is not a matter of FP16: with all {len(blocks)} blocks in FP32 it fails too"
+        failure = (
+            f"it is not a matter of {draft.precision.name}: it fails with all {len(blocks)} blocks in {draft.higher}"
+        )
         return replace(report, failures=(report.reason, failure, *report.failures[1:])), []
-    step(f"second try: {', '.join(block.name for block in found)} in FP32")
+    step(f"second try: {', '.join(block.name for block in found)} in {draft.higher}")
     patterns = names_of(found)
     info = _build(draft, path, patterns)
     return gate.check(lambda: _open(draft, path, info), [block.name for block in found]), patterns

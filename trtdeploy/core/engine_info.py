@@ -86,7 +86,7 @@ class GateInfo(_Strict, frozen=True, kw_only=True):
         images: Different images that were shown.
         batches: Batches that the engine ran.
         boxes: Boxes of the reference that the engine had to find, over all batches; 0 for raw outputs.
-        kept_fp32: Blocks that stay FP32 because the first engine failed with them in FP16.
+        kept: Blocks that stay in a higher precision because the first engine failed.
     """
 
     verdict: Literal["passed", "failed", "inconclusive", "ungated", "emulated"]
@@ -94,10 +94,10 @@ class GateInfo(_Strict, frozen=True, kw_only=True):
     images: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 0
     batches: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 0
     boxes: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)] = 0
-    kept_fp32: Annotated[list[ShortText], msgspec.Meta(max_length=4096)] = []
+    kept: Annotated[list[ShortText], msgspec.Meta(max_length=4096)] = []
 
     def __str__(self) -> str:
-        kept = f"; kept in FP32: {', '.join(self.kept_fp32)}" if self.kept_fp32 else ""
+        kept = f"; kept in FP32: {', '.join(self.kept)}" if self.kept else ""
         return f"{self.verdict}: {self.reason}{kept}" if self.reason else f"{self.verdict}{kept}"
 
 

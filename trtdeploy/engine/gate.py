@@ -68,7 +68,7 @@ class GateReport:
         batches: The batches that ran, in words.
         skipped: Batches that were left out, with the reason.
         tolerance: The limits.
-        kept_fp32: Blocks that stay FP32 because of an earlier try.
+        kept: Blocks that stay in a higher precision because of an earlier try.
     """
 
     verdict: Verdict
@@ -82,7 +82,7 @@ class GateReport:
     batches: tuple[str, ...]
     skipped: tuple[str, ...]
     tolerance: Tolerance
-    kept_fp32: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
     @property
     def info(self) -> GateInfo:
@@ -93,7 +93,7 @@ class GateReport:
             images=len(self.images),
             batches=len(self.batches),
             boxes=self.boxes,
-            kept_fp32=list(self.kept_fp32),
+            kept=list(self.kept),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -179,7 +179,7 @@ class Tally:
         for judged in compare_boxes(before, after, tolerance, self._info.nms):
             self._add_box(place, judged)
 
-    def report(self, images: Sequence[str], kept_fp32: Sequence[str] = ()) -> GateReport:
+    def report(self, images: Sequence[str], kept: Sequence[str] = ()) -> GateReport:
         """Return the verdict on what was added."""
         failures = self._failures()
         verdict: Verdict = "passed"
@@ -200,7 +200,7 @@ class Tally:
             batches=tuple(self._batches),
             skipped=tuple(self._skipped),
             tolerance=self._tolerance,
-            kept_fp32=tuple(kept_fp32),
+            kept=tuple(kept),
         )
 
     def _add_box(self, place: Place, judged: Judged) -> None:
