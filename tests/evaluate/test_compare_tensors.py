@@ -104,9 +104,26 @@ def test_quantisation_to_int8_diverges_nowhere_and_a_fault_in_it_does(model: ir.
 
 def test_a_network_without_any_of_the_names_is_matched_by_its_structure(model: ir.Model) -> None:
     report = compared(model, renamed(change_weight(model, 7, one_filter)), "fp32")
-    assert {tensor.how for tensor in report.tensors} == {"structure"}
+    assert {tensor.how for tensor in report.tensors} == {"structure", "output"}
     assert report.unpaired == ("images_f",), "casts are left aside"
     assert (report.first, diverging(report)) == ("model.7", ["model.7"])
+
+
+def test_another_network_diverges_from_the_first_block_on(model: ir.Model) -> None:
+    nodes = [
+        onnx.helper.make_node("Cast", ["images"], ["f"], to=1),
+        onnx.helper.make_node("Transpose", ["f"], ["t"], perm=[0, 3, 1, 2]),
+        onnx.helper.make_node("Concat", ["t", "t", "t"], ["nine"], axis=1),
+        onnx.helper.make_node("Slice", ["nine", "zero", "eight", "one"], ["out"]),
+    ]
+    weights = [onnx.numpy_helper.from_array(np.array([v]), n) for n, v in (("zero", 0), ("eight", 8), ("one", 1))]
+    shapes = (("images", 2, [1, 16, 16, 3]), ("out", 1, [1, 8, 16, 16]))
+    first, last = ([onnx.helper.make_tensor_value_info(*shape)] for shape in shapes)
+    graph = onnx.helper.make_graph(nodes, "g", first, last, weights)
+    other = ir.from_proto(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 19)], ir_version=9))
+    report = compared(model, other, "fp32")
+    assert [(tensor.how, tensor.diverges) for tensor in report.tensors] == [("output", True)]
+    assert report.first == "input"
 
 
 def test_a_tensor_that_only_shares_a_name_does_not_diverge(model: ir.Model) -> None:

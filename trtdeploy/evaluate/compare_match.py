@@ -20,20 +20,21 @@ class Pair:
 
     Attributes:
         a, b: Names of the values.
-        how: They have the same name; their nodes have it; or they are computed alike from what is paired already.
+        how: They have the same name; their nodes have it; they are the same output of the network; or they are computed
+            alike from what is paired already.
     """
 
     a: str
     b: str
-    how: Literal["name", "node", "structure"]
+    how: Literal["name", "node", "output", "structure"]
 
 
 def match_tensors(a: ir.Model, b: ir.Model) -> list[Pair]:
     """Return the floating-point tensors that both graphs have, in the order of A.
 
-    Tensors are paired by name; those left, by the name and operator of the node that gives them; those left, by their
-    structure: the same operator on paired inputs, casts and Q/DQ left aside, equal ones in the order of the graphs.
-    Constants, and tensors inside bodies of `Loop` and `If`, are left out.
+    Tensors are paired by name; those left, by the name and operator of the node that gives them; outputs by their
+    position; those left, by their structure: the same operator on paired inputs, casts and Q/DQ left aside, equal ones
+    in the order of the graphs. Constants, and tensors inside bodies of `Loop` and `If`, are left out.
 
     Args:
         a, b: Models without functions, nodes in topological order.
@@ -46,6 +47,11 @@ def match_tensors(a: ir.Model, b: ir.Model) -> list[Pair]:
         twin = nodes.get(_node_key(value)) if name not in pairs and value.producer().name else None  # type: ignore[union-attr]
         if twin is not None and twin not in taken:
             pairs[name] = Pair(name, twin, "node")
+            taken.add(twin)
+    for ours, theirs in zip(a.graph.outputs, b.graph.outputs, strict=False):
+        name, twin = ours.name or "", theirs.name or ""
+        if name in first and twin in second and name not in pairs and twin not in taken:
+            pairs[name] = Pair(name, twin, "output")
             taken.add(twin)
     known_b = {pair.b: pair.a for pair in pairs.values()}
     alike = {signature: name for name, signature in _signatures(b, known_b) if name in second and name not in taken}
