@@ -61,9 +61,8 @@ def _of(found: list[Detections], data: LabelledImages, own: dict[int, int]) -> E
     )
 
 
-@pytest.mark.parametrize(("classes", "images"), [(40, 60), (1, 1)])
-def test_plots_are_written_for_many_classes_and_for_one(classes: int, images: int, tmp_path: Path) -> None:
-    for path in write_plots(_evaluation(classes, images), tmp_path / "plots"):
+def test_plots_of_many_classes_are_written(tmp_path: Path) -> None:
+    for path in write_plots(_evaluation(26, 20), tmp_path / "plots"):
         picture = cv2.imread(str(path))
         assert picture.shape[0] > 200
         assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20, path

@@ -141,9 +141,10 @@ def evaluate(
     with engine_of(engine, options.size, options.conf) as path:
         info = read_info(path)
         classes, notes = _classes(data, info)
-        start = time.perf_counter()
-        found = detect_all(path, data.paths, size=options.size, threads=options.threads, advance=advance)
-        seconds = time.perf_counter() - start
+        with _opened(path, options.threads) as opened:
+            start = time.perf_counter()
+            found = _detect(opened, data.paths, options.size, advance)
+            seconds = time.perf_counter() - start
     found = [_above(detections, options.conf) for detections in found]
     matches = match_detections(found, data, classes, options.max_det)
     return EvaluationReport(
@@ -186,16 +187,8 @@ def detect_all(
         SourceError: An image cannot be read.
         UsageError: The engine has raw outputs, or not this size.
     """
-    found: list[Detections] = []
     with _opened(engine, threads) as opened:
-        batch = opened.info.batch_opt
-        for first in range(0, len(paths), batch):
-            images = [_image(path) for path in paths[first : first + batch]]
-            found += opened.detect(images, size)
-            if advance is not None:
-                for _ in images:
-                    advance()
-    return found
+        return _detect(opened, paths, size, advance)
 
 
 @contextlib.contextmanager
@@ -259,6 +252,20 @@ def _opened(engine: Path, threads: int) -> Iterator[Engine]:
         ) from error
     with opened:
         yield opened
+
+
+def _detect(
+    opened: Engine, paths: Sequence[Path], size: Size | None, advance: Callable[[], None] | None
+) -> list[Detections]:
+    found: list[Detections] = []
+    batch = opened.info.batch_opt
+    for first in range(0, len(paths), batch):
+        images = [_image(path) for path in paths[first : first + batch]]
+        found += opened.detect(images, size)
+        if advance is not None:
+            for _ in images:
+                advance()
+    return found
 
 
 def _image(path: Path) -> NDArray[np.uint8]:

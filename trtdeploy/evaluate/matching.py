@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -74,12 +75,16 @@ def match_detections(
     Returns:
         One entry per class that labels and model share, in the labels' order.
     """
-    mine: dict[int, list[int]] = {}
-    for model_class, index in own.items():
-        mine.setdefault(index, []).append(model_class)
+    parts: dict[int, list[_Part]] = {index: [_match(_NO_BOXES, _NO_SCORES, [])] for index in sorted(set(own.values()))}
+    for detections, labels in zip(found, data.labels or (), strict=True):
+        left = {index: [label for label in labels if label.class_index == index] for index, *_ in labels}
+        for index, boxes, scores in _by_class(detections, own, max_det):
+            parts[index].append(_match(boxes, scores, left.pop(index, [])))
+        for index in left.keys() & parts.keys():
+            parts[index].append(_match(_NO_BOXES, _NO_SCORES, left[index]))
     return [
-        _join(data.classes[index], [_match(*pair) for pair in _pairs(found, data, index, mine[index], max_det)])
-        for index in sorted(mine)
+        ClassMatches(data.classes[index], *map(np.concatenate, zip(*matched, strict=True)))
+        for index, matched in parts.items()
     ]
 
 
@@ -117,28 +122,33 @@ def corners(labels: Sequence[Label]) -> NDArray[np.float64]:
     return boxes
 
 
-_Pair = tuple[NDArray[np.float64], NDArray[np.float64], list["Label"]]
+_NO_BOXES, _NO_SCORES = np.zeros((0, 4)), np.zeros(0)
+_Part = tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]
 
 
-def _pairs(
-    found: Sequence[Detections], data: LabelledImages, index: int, mine: Sequence[int], max_det: int
-) -> Iterator[_Pair]:
-    """Yield boxes, scores and labels of one class, image by image, the best scores first."""
-    for detections, labels in zip(found, data.labels or (), strict=True):
-        chosen = np.flatnonzero(np.isin(detections.classes, mine))
-        order = chosen[np.argsort(-detections.scores[chosen], kind="stable")][:max_det]
-        boxes, scores = detections.xyxy[order].astype(np.float64), detections.scores[order].astype(np.float64)
-        yield boxes, scores, [label for label in labels if label.class_index == index]
+def _by_class(
+    detections: Detections, own: Mapping[int, int], max_det: int
+) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.float64]]]:
+    """Yield boxes and scores of each of the labels' classes in one image, the best scores first."""
+    kinds = np.array([own.get(kind, -1) for kind in detections.classes.tolist()], np.int64)
+    order = np.lexsort((-detections.scores, kinds))
+    boxes, scores = detections.xyxy[order].astype(np.float64), detections.scores[order].astype(np.float64)
+    starts = np.flatnonzero(np.diff(kinds[order], prepend=-2)).tolist()
+    for start, end in itertools.pairwise([*starts, len(order)]):
+        chosen = slice(start, min(end, start + max_det))
+        if (kind := int(kinds[order[start]])) >= 0:
+            yield kind, boxes[chosen], scores[chosen]
 
 
-def _match(boxes: NDArray[np.float64], scores: NDArray[np.float64], labels: list[Label]) -> ClassMatches:
-    """Match the detections of one image and class."""
+def _match(boxes: NDArray[np.float64], scores: NDArray[np.float64], labels: Sequence[Label]) -> _Part:
+    """Match the detections of one image and class; return the columns of `ClassMatches`."""
+    if not labels:
+        return scores, np.zeros(len(scores), bool), _NO_SCORES, _NO_SCORES
     ignored = np.array([label.is_ignored for label in labels], bool)
     overlaps = pairwise_iou(boxes, corners(labels), ignored)
     overlaps[overlaps < IOU] = 0
     found_at = np.full(len(labels), -1.0)
-    correct = np.zeros(len(boxes), bool)
-    counts = np.ones(len(boxes), bool)
+    correct, counts = np.zeros(len(boxes), bool), np.ones(len(boxes), bool)
     for row in np.flatnonzero(overlaps.any(axis=1)):
         free = np.where(ignored | (found_at >= 0), 0, overlaps[row])
         if free.any():
@@ -148,13 +158,7 @@ def _match(boxes: NDArray[np.float64], scores: NDArray[np.float64], labels: list
         elif (overlaps[row] * ignored).any():
             counts[row] = False
     areas = np.array([label.size for label in labels], np.float64)
-    return ClassMatches("", scores[counts], correct[counts], areas[~ignored], found_at[~ignored])
-
-
-def _join(name: str, parts: Sequence[ClassMatches]) -> ClassMatches:
-    columns = zip(*((p.scores, p.correct, p.areas, p.found_at) for p in parts), strict=True)
-    scores, correct, areas, found_at = map(np.concatenate, columns)
-    return ClassMatches(name, scores, correct, areas, found_at)
+    return scores[counts], correct[counts], areas[~ignored], found_at[~ignored]
 
 
 def _over_confidence(entry: ClassMatches) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
