@@ -169,11 +169,19 @@ def test_only_the_call_with_a_large_inner_tensor_gets_a_function_of_its_own() ->
     assert casts == {"Scaled": 0, second: 3}  # a, f and the result of the quotient
 
 
-def test_calls_with_equal_needs_share_a_function() -> None:
-    steps = [call("Scaled", "x big", "p"), call("Scaled", "p one", "q"), call("Scaled", "q big", "y")]
-    proto = model(steps, [X], [Y], {"one": np.float32(1), "big": np.float32(250)}, functions=[scaled()])
-    converted, _ = with_ranges(proto, {"x": x})
-    assert len(converted.functions) == 2
+def test_calls_inside_functions_are_told_apart() -> None:
+    inner = [call("Scaled", "p one", "r"), call("Scaled", "r f", "s"), call("Scaled", "s one", "z")]
+    outer = function("Outer", "p one f", "z", inner)
+    steps = [call("Outer", "x one one", "m"), call("Outer", "m one big", "y")]
+    proto = model(steps, [X], [Y], {"one": np.float32(1), "big": np.float32(250)}, functions=[outer, scaled()])
+    assert "n_y/n_s/c" in tensors_to_measure(ir.from_proto(proto))
+    assert is_wrong_without(proto, {"x": x})
+    converted, islands = with_ranges(proto, {"x": x})
+    assert islands == {"measured range": 2}
+    casts = {f.name: sum(n.op_type == "Cast" for n in f.node) for f in converted.functions}
+    assert casts == {"Outer": 0, "Outer_fp32": 0, "Scaled": 0, "Scaled_fp32": 3}
+    called = {f.name: [n.op_type for n in f.node] for f in converted.functions}
+    assert called["Outer_fp32"] == ["Scaled", "Scaled_fp32", "Scaled"]
 
 
 def test_wide_arguments_and_results_cross_the_border_in_fp32() -> None:

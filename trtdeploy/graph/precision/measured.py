@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 import onnx_ir as ir
 
 from trtdeploy.attention.operations import is_operation
-from trtdeploy.graph.precision.element_types import ElementTypes, FunctionId, constant, is_onnx
+from trtdeploy.graph.precision.element_types import ElementTypes, constant, is_onnx
 from trtdeploy.graph.precision.formats import Format
 from trtdeploy.graph.precision.islands import BOUND_OPERATORS, MASK_OPERATORS, vanishes_or_overflows
-from trtdeploy.graph.precision.own_functions import give_own_functions
+from trtdeploy.graph.precision.own_functions import give_own_function
 from trtdeploy.graph.precision.regions import MOVEMENT
 
 Ranges = Mapping[str, float]
@@ -36,8 +36,8 @@ def tensors_to_measure(model: ir.Model) -> tuple[str, ...]:
     types = ElementTypes(model)
     names = [v.name or "" for v in model.graph.inputs if types.is_float(v)]
     names += _results(model, model.graph, types, "")
-    for call, body in _calls(model, types):
-        names += _results(model, body, types, f"{call.name}/")
+    for _, body, path in _calls(model, model.graph):
+        names += _results(model, body, types, path)
     return tuple(dict.fromkeys(names))
 
 
@@ -56,42 +56,40 @@ def unfit(model: ir.Model, types: ElementTypes, ranges: Ranges, target: Format) 
     a usual number a tiny one adds nothing).
 
     Args:
-        model: The model, each of whose functions has equal needs in all its calls (`separate_calls`).
+        model: The model, whose calls with needs have functions of their own (`separate_calls`).
         types: Its element types.
         ranges: The largest magnitudes.
         target: The format.
     """
     found = _Needs(model, model.graph, types, ranges, target, "").find()
-    for call, body in _calls(model, types):
-        found |= _Needs(model, body, types, ranges, target, f"{call.name}/").find()
+    for call, body, path in _calls(model, model.graph):
         found |= {inner for outer, inner in _bound(call, body) if outer in found}
+        found |= _Needs(model, body, types, ranges, target, path).find()
         found |= {outer for outer, inner in _bound(call, body) if inner in found and outer.producer() is call}
     return found
 
 
 def separate_calls(model: ir.Model, types: ElementTypes, ranges: Ranges, target: Format) -> Ranges:
-    """Give calls that need other values in FP32 than those of the same function functions of their own, in place.
+    """Give the calls in whose bodies values must stay FP32 functions of their own, in place.
 
     Returns:
         The ranges, those of values in new functions under their new names too.
     """
     outside = _Needs(model, model.graph, types, ranges, target, "").find()
-    groups: dict[tuple[FunctionId, frozenset[int]], list[ir.Node]] = {}
-    for call, body in _calls(model, types):
-        inside = _Needs(model, body, types, ranges, target, f"{call.name}/").find()
-        inside |= {inner for outer, inner in _bound(call, body) if outer in outside}
-        needed = frozenset(index for index, part in enumerate(_parts(body)) if part in inside)
-        groups.setdefault((body.identifier(), needed), []).append(call)
+    needing: set[str] = set()
+    for call, body, path in _calls(model, model.graph):
+        inside = _Needs(model, body, types, ranges, target, path).find()
+        if inside or any(outer in outside for outer, _ in _bound(call, body)):
+            outside |= inside
+            needing.update(path[: end + 1] for end, letter in enumerate(path) if letter == "/")
     renamed = dict(ranges)
-    for (_, needed), calls in groups.items():
-        if not needed:
+    for call, body, path in _calls(model, model.graph):
+        if path not in needing:
             continue
-        old = [model.functions[call.op_identifier()] for call in calls]
-        give_own_functions(model, calls)
-        for call, body in zip(calls, old, strict=True):
-            for before, after in zip(_parts(body), _parts(model.functions[call.op_identifier()]), strict=True):
-                if f"{call.name}/{before.name}" in ranges:
-                    renamed[f"{call.name}/{after.name}"] = ranges[f"{call.name}/{before.name}"]
+        own = give_own_function(model, call)
+        for before, after in zip(_parts(body), _parts(own), strict=True):
+            if f"{path}{before.name}" in ranges:
+                renamed[f"{path}{after.name}"] = ranges[f"{path}{before.name}"]
     return renamed
 
 
@@ -227,6 +225,17 @@ def _bound(call: ir.Node, body: ir.Function) -> list[tuple[ir.Value, ir.Value]]:
     return [(outer, inner) for outer, inner in pairs if outer is not None]
 
 
-def _calls(model: ir.Model, types: ElementTypes) -> list[tuple[ir.Node, ir.Function]]:
-    """Return the nodes of the main graph that call functions, with them."""
-    return [(node, body) for node in model.graph if (body := types.function(node)) is not None]
+def _calls(
+    model: ir.Model, graph: ir.Graph | ir.Function, prefix: str = ""
+) -> Iterator[tuple[ir.Node, ir.Function, str]]:
+    """Yield the nodes that call functions, those in bodies too, outer calls first.
+
+    Yields:
+        The node; its function; what stands before the names of the function's values in `Ranges`.
+    """
+    for node in graph:
+        if is_operation(node.domain, node.op_type) or node.op_identifier() not in model.functions:
+            continue
+        path = f"{prefix}{node.name}/"
+        yield node, model.functions[node.op_identifier()], path
+        yield from _calls(model, model.functions[node.op_identifier()], path)  # by now it may be the node's own

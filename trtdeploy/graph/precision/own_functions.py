@@ -28,8 +28,17 @@ def give_own_functions(model: ir.Model, nodes: Collection[ir.Node]) -> None:
             node.op_type = _copy(model, identifier, copies)
 
 
-def _copy(model: ir.Model, identifier: FunctionId, copies: dict[FunctionId, str]) -> str:
-    """Return the name of a copy of a function, which calls copies of the functions that it calls."""
+def give_own_function(model: ir.Model, call: ir.Node) -> ir.Function:
+    """Let `call`, alone, have a function of its own, in place, which calls the functions that its old one calls."""
+    identifier = call.op_identifier()
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    if any(node.op_identifier() == identifier for graph in graphs for node in graph.all_nodes() if node is not call):
+        call.op_type = _copy(model, identifier, {}, nested=False)
+    return model.functions[call.op_identifier()]
+
+
+def _copy(model: ir.Model, identifier: FunctionId, copies: dict[FunctionId, str], *, nested: bool = True) -> str:
+    """Return the name of a copy of a function; with `nested` it calls copies of the functions that it calls."""
     domain, name, _ = identifier
     if is_operation(domain, name):
         return name
@@ -44,7 +53,7 @@ def _copy(model: ir.Model, identifier: FunctionId, copies: dict[FunctionId, str]
         make_names_unique(body)
         for node in body.node:
             called = (node.domain, node.op_type, node.overload)
-            if called in model.functions:
+            if nested and called in model.functions:
                 node.op_type = _copy(model, called, copies)
         function = ir.serde.deserialize_function(body)
         model.functions[function.identifier()] = function
