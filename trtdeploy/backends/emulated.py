@@ -79,7 +79,7 @@ class EmulatedBackend(OnnxRuntimeBackend):
         """Return what `precision` means here."""
         if precision is Precision.FP32:
             return "Weights and arithmetic in FP32, in ONNX Runtime on the CPU without its graph optimisations."
-        what = "Q/DQ run in INT8; the 16-bit tensors between them" if precision is Precision.INT8 else "16-bit tensors"
+        what = "Q/DQ round to 8 bits, and 16-bit tensors" if precision is Precision.INT8 else "16-bit tensors"
         return (
             f"Emulated on the CPU, no GPU involved, slower than FP32: {what} are rounded after every operator (to "
             "nearest even, subnormals kept, overflow to infinity); products, reductions, normalisations and softmax "
