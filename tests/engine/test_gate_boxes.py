@@ -11,7 +11,7 @@ from trtdeploy.core.engine_info import EngineInfo, NmsInfo, SourceInfo, TensorIn
 from trtdeploy.core.types import Precision, Size
 from trtdeploy.engine.boxes import Found, compare_boxes, defect_of
 from trtdeploy.engine.gate import Place, Tally
-from trtdeploy.engine.tolerance import FP16, FP32, Tolerance
+from trtdeploy.engine.tolerance import FP16, FP32, INT8, Tolerance
 
 NMS = NmsInfo(method="loop", conf=0.25, iou=0.7, max_det=300)
 Row = tuple[float, float, float, float, float, int]
@@ -205,7 +205,8 @@ def test_raw_outputs_of_a_wrong_slot_fail() -> None:
 
 def test_tolerance_of_a_precision() -> None:
     assert Tolerance.of(Precision.FP32) is FP32
-    assert Tolerance.of(Precision.FP16) is Tolerance.of(Precision.INT8) is FP16
+    assert Tolerance.of(Precision.FP16) is Tolerance.of(Precision.BF16) is FP16
+    assert Tolerance.of(Precision.INT8) is INT8
     assert FP32.of_repeats is FP32
     assert FP16.of_repeats.score == FP16.score / 4
     assert FP16.of_repeats.iou == pytest.approx(0.975)
