@@ -38,8 +38,8 @@ def round_half(model: ir.Model, accumulate: Literal["float", "half"] = "float") 
       is the correctly rounded one; of exponentials and the like devices compute approximations that may differ by
       the last bit;
     - reductions, normalisations, softmax and cumulated sums keep FP32 inside, as fused kernels do, and round their
-      result. With `accumulate="half"` reductions and softmax keep every partial sum in 16 bits, the worst that a
-      kernel may do; see `half_sums.sum_in_half`;
+      result. With `accumulate="half"` reductions and softmax hold every partial sum in 16 bits, the pessimistic
+      choice; see `half_sums.sum_in_half`;
     - operators that move, select or compare have nothing to round.
 
     Nothing is rounded less often than ONNX says: kernels that fuse several operators round less on a device. The

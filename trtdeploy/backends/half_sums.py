@@ -1,4 +1,4 @@
-"""Sums that are kept in 16 bits all the way, the worst that a kernel may do."""
+"""Sums whose every partial sum is held in 16 bits, as kernels may do that accumulate in the type of their data."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def sum_in_half(model: ir.Model) -> None:
     ReduceSum, ReduceMean, ReduceL1, ReduceL2, ReduceSumSquare, GlobalAveragePool and the sum in Softmax become trees of
     additions: `n` terms are added in pairs, `ceil(log2(n))` rounds of them, so that the error of a sum is at most
     `ceil(log2(n)) * u * sum(|terms|)` to first order, with `u` = 2**-11 in FP16 and 2**-8 in BF16; partial sums beyond
-    the range are infinite. One number that adds all terms in turn would lose more, `n * u`; no GPU's kernel sums so.
-    Other operators that sum (normalisations, LogSoftmax, CumSum, AveragePool, products) stay as they are.
+    the range are infinite. A kernel that adds all terms to one number in turn loses more: up to `n * u`, which is not
+    emulated. Other operators that sum (normalisations, LogSoftmax, CumSum, AveragePool, products) stay as they are.
 
     Args:
         model: A model without functions whose values have types; changed.
