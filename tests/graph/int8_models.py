@@ -147,9 +147,9 @@ def feeds(model: ir.Model, count: int = 3, side: int = 64) -> list[Arrays]:
     return given
 
 
-def ranges_of(model: ir.Model, given: Sequence[Arrays], keep: Sequence[str] = ()) -> dict[str, float]:
-    """Return the largest magnitude of the tensors that `ToInt8` needs."""
-    names = tensors_to_calibrate(model, keep)
+def ranges_of(model: ir.Model, given: Sequence[Arrays], names: Sequence[str] | None = None) -> dict[str, float]:
+    """Return the largest magnitude of tensors; default: those that `ToInt8` needs."""
+    names = tensors_to_calibrate(model) if names is None else names
     observer = Observer(model, names, extremes_only=True)
     found = dict.fromkeys(names, 0.0)
     for arrays in given:

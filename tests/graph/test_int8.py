@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from int8_models import (
     INT8,
@@ -140,7 +143,7 @@ def check_results(original: Model, quantised: Model) -> None:
 def test_one_common_scale_with_factors_behind_gives_the_same_results(
     original: Model, quantised: Model, ranges: dict[str, float]
 ) -> None:
-    factored = ToInt8(ranges, factor_scales=True).run(original).model
+    factored = ToInt8(ranges, form="factored").run(original).model
     arrays = feeds(original)[0]
     assert distance(run(quantised, arrays), run(factored, arrays)) < 0.01  # a rounding here and there falls otherwise
     for name in INT8:
@@ -356,7 +359,7 @@ def test_the_rest_becomes_fp16_with_the_casts_of_an_fp16_model(
     original: Model, ranges: dict[str, float], factor: bool
 ) -> None:
     plain = ToFp16().run(original)
-    both = ToFp16().run(ToInt8(ranges, factor_scales=factor).run(original).model)
+    both = ToFp16().run(ToInt8(ranges, form="factored" if factor else "standard").run(original).model)
     assert both.report.details["casts"] == plain.report.details["casts"]
     types = {node.name: node.outputs[0].dtype for node in both.model.graph}
     for name in INT8:
@@ -366,3 +369,41 @@ def test_the_rest_becomes_fp16_with_the_casts_of_an_fp16_model(
     onnx.checker.check_model(ir.to_proto(both.model), full_check=True)
     arrays = feeds(original)[0]
     assert distance(run(original, arrays), run(both.model, arrays)) < TOLERANCE
+
+
+# For ONNX Runtime
+
+
+@pytest.fixture(scope="module")
+def runtime(original: Model) -> Model:
+    given = feeds(original)
+    names = tensors_to_calibrate(original, form="runtime")
+    return ToInt8(ranges_of(original, given, names=names), form="runtime").run(original).model
+
+
+def test_onnx_runtime_computes_every_chosen_layer_in_integers(runtime: Model, tmp_path: Path) -> None:
+    assert optimised_operators(runtime, tmp_path)["QLinearConv"] == len(INT8)
+    assert optimised_operators(runtime, tmp_path)["Conv"] == len(KEPT)
+
+
+def test_onnx_runtime_makes_no_integers_of_the_standard_form(quantised: Model, tmp_path: Path) -> None:
+    """The reason for a form of its own: should this fail, that form can go."""
+    assert optimised_operators(quantised, tmp_path)["QLinearConv"] == 0
+
+
+def optimised_operators(model: Model, folder: Path) -> Counter[str]:
+    path = folder / "optimised.onnx"
+    options = ort.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(path), 4
+    ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def test_the_form_for_onnx_runtime_gives_about_the_same_results(original: Model, runtime: Model) -> None:
+    for arrays in feeds(original):
+        assert 0 < distance(run(original, arrays), run(runtime, arrays)) < 2 * TOLERANCE
+
+
+def test_that_form_needs_the_ranges_of_results_too_but_not_of_sigmoids(original: Model) -> None:
+    more = set(tensors_to_calibrate(original, form="runtime")) - set(tensors_to_calibrate(original))
+    assert more == {f"{name}_out" for name in INT8}

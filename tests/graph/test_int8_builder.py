@@ -24,7 +24,7 @@ OPEN: dict[str, ShapeRange] = {"images": ((1, 3, 32, 64), (2, 3, 64, 64), (4, 3,
 
 
 def quantised(model: ir.Model, *, factor: bool = False) -> ir.Model:
-    return ToInt8(ranges_of(model, feeds(model)), factor_scales=factor).run(model).model
+    return ToInt8(ranges_of(model, feeds(model)), form="factored" if factor else "standard").run(model).model
 
 
 def built(model: ir.Model, shapes: dict[str, ShapeRange]) -> BuildFacts:

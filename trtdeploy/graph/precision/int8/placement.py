@@ -25,15 +25,18 @@ class Placement:
         graph: The main graph.
         layers: Its layers.
         usable: Says which tensors can be quantised.
+        results: Whether layers' results are quantised too, and the sigmoids of them.
 
     Attributes:
+        known: Largest magnitude of the tensors that need no measuring.
         kept: Why a layer is not quantised because of a tensor.
         reads: What is read through a pair, by tensor, in the order of the graph.
     """
 
-    def __init__(self, graph: ir.Graph, layers: Layers, usable: Usable) -> None:
+    def __init__(self, graph: ir.Graph, layers: Layers, usable: Usable, *, results: bool = False) -> None:
         self._usable, self._layers = usable, layers
         self._parents: dict[ir.Value, ir.Value] = {}
+        self.known: dict[ir.Value, float] = {}
         self.kept: dict[ir.Node, str] = {}
         chosen: set[Read] = set()
         for node in layers.weights:
@@ -43,6 +46,8 @@ class Placement:
                 self.kept[node] = reason
             else:
                 chosen.add((node, 0))
+                if results:
+                    chosen |= self._result_reads(node)
         for node in reversed(graph):
             if self._passes(node, chosen):
                 chosen |= {(node, index) for index in range(_count(node))}
@@ -59,6 +64,17 @@ class Placement:
         """Return the tensors that share `value`'s scale."""
         root = self.group(value)
         return [other for other in self.reads if self.group(other) is root]
+
+    def _result_reads(self, layer: ir.Node) -> set[Read]:
+        """Return who reads a layer's result, and the sigmoid of it."""
+        result = layer.outputs[0]
+        if self._usable(result):
+            return set()
+        reads = {(use.node, use.idx) for use in result.uses()}
+        for node in [node for node, _ in reads if is_onnx(node, "Sigmoid")]:
+            self.known[node.outputs[0]] = 1.0
+            reads |= {(use.node, use.idx) for use in node.outputs[0].uses()}
+        return reads
 
     def _passes(self, node: ir.Node, chosen: set[Read]) -> bool:
         """Return whether a node should work on INT8: all who read its result do."""

@@ -6,7 +6,7 @@ import fnmatch
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -24,6 +24,7 @@ from trtdeploy.graph.precision.int8.write import Writer
 
 Ranges = Mapping[str, float]
 """Largest magnitude of tensors, by the value's name in the main graph between FUSE and PRECISION."""
+Form = Literal["standard", "factored", "runtime"]
 MIN_OPSET = 13
 """Oldest opset whose Q/DQ have one scale per channel."""
 _LARGEST = 65504.0
@@ -44,17 +45,19 @@ class ToInt8:
     Args:
         ranges: Largest magnitude of each tensor that `tensors_to_calibrate` names; more may be there.
         keep: Patterns of names of nodes that stay in higher precision, `*` for any text. Default: none.
-        factor_scales: Whether the weights of a convolution have one scale, and its result one factor per channel. The
-            numbers are the same; TensorRT-RTX then hands its results on in FP16 instead of FP32. Default False.
+        form: How the same layers are written for a builder. `standard` is for TensorRT and OpenVINO. `factored`, for
+            TensorRT-RTX, gives the weights of a convolution one scale and its result one factor per channel: the same
+            numbers, but that builder then hands results on in FP16 instead of FP32. `runtime` is for ONNX Runtime,
+            which computes in integers where results are quantised as well, in uint8 with zero point 128.
     """
 
     name = "int8"
     stage = "PRECISION"
 
-    def __init__(self, ranges: Ranges, keep: Collection[str] = (), *, factor_scales: bool = False) -> None:
+    def __init__(self, ranges: Ranges, keep: Collection[str] = (), form: Form = "standard") -> None:
         self._ranges = dict(ranges)
         self._keep = tuple(keep)
-        self._factor = factor_scales
+        self._form = form
 
     def run(self, model: ir.Model) -> PassResult:
         """Run the pass on a copy of `model`.
@@ -70,14 +73,14 @@ class ToInt8:
         unraised = raise_opset(model)
         layers = Layers(model, self._keep)
         self._check_ranges(model, layers)
-        placement = Placement(model.graph, layers, self._unusable)
+        placement = Placement(model.graph, layers, self._unusable, results=self._form == "runtime")
         self._write(model, layers, placement)
         common.RemoveUnusedNodesPass()(model)
         report = self._report(model, layers, placement, unraised)
         return PassResult(model, bool(report.details["int8"]), report)
 
     def _check_ranges(self, model: ir.Model, layers: Layers) -> None:
-        missing = [name for name in _wanted(model, layers) if name not in self._ranges]
+        missing = [name for name in _wanted(model, layers, self._form) if name not in self._ranges]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise ModelError(
@@ -95,18 +98,20 @@ class ToInt8:
         return ""
 
     def _write(self, model: ir.Model, layers: Layers, placement: Placement) -> None:
-        writer = Writer(model)
+        writer = Writer(model, unsigned=self._form == "runtime")
         scales: dict[ir.Value, ir.Value] = {}
         for value, reads in placement.reads.items():
             root = placement.group(value)
             if root not in scales:
-                largest = max(self._ranges[member.name or ""] for member in placement.members(value))
+                known = placement.known
+                members = placement.members(value)
+                largest = max(known[m] if m in known else self._ranges[m.name or ""] for m in members)
                 scales[root] = writer.scale(root.name or "", _scale(largest))
             writer.pair(value, scales[root], reads)
         for node, weights in layers.weights.items():
             if node in placement.kept:
                 continue
-            if self._factor and node.op_type == "Conv" and not node.outputs[0].is_graph_output():
+            if self._form == "factored" and node.op_type == "Conv" and not node.outputs[0].is_graph_output():
                 writer.factored_weights(node, weights)
             else:
                 writer.weights(node, weights)
@@ -142,8 +147,8 @@ class ToInt8:
         )
 
 
-def tensors_to_calibrate(model: ir.Model, keep: Collection[str] = ()) -> tuple[str, ...]:
-    """Return the names of the tensors whose ranges `ToInt8` needs with the same `keep`, in the order of the graph.
+def tensors_to_calibrate(model: ir.Model, keep: Collection[str] = (), form: Form = "standard") -> tuple[str, ...]:
+    """Return the names of the tensors whose ranges `ToInt8` needs with the same arguments, in the order of the graph.
 
     With more patterns in `keep` it needs no others. A model that is quantised already needs none.
 
@@ -151,11 +156,12 @@ def tensors_to_calibrate(model: ir.Model, keep: Collection[str] = ()) -> tuple[s
         ModelError: The opset is too old, or a pattern of `keep` names no node.
     """
     _check(model, keep)
-    return () if _is_quantised(model) else _wanted(model, Layers(model, keep))
+    return () if _is_quantised(model) else _wanted(model, Layers(model, keep), form)
 
 
-def _wanted(model: ir.Model, layers: Layers) -> tuple[str, ...]:
-    return tuple(value.name or "" for value in Placement(model.graph, layers, lambda _value: "").reads)
+def _wanted(model: ir.Model, layers: Layers, form: Form) -> tuple[str, ...]:
+    placement = Placement(model.graph, layers, lambda _value: "", results=form == "runtime")
+    return tuple(value.name or "" for value in placement.reads if value not in placement.known)
 
 
 def _check(model: ir.Model, keep: Collection[str]) -> None:

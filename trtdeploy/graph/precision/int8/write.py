@@ -12,7 +12,8 @@ from trtdeploy.graph.precision.element_types import all_names, constant
 from trtdeploy.graph.precision.int8.placement import Read
 from trtdeploy.graph.precision.int8.weights import QuantisedWeights
 
-FLOAT, INT8 = ir.DataType.FLOAT, ir.DataType.INT8
+FLOAT, INT8, UINT8 = ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.UINT8
+_MIDDLE = 128
 
 
 class Writer:
@@ -20,12 +21,14 @@ class Writer:
 
     Args:
         model: The model, changed in place.
+        unsigned: Whether tensors are uint8 with zero point 128, which are the same numbers.
     """
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, *, unsigned: bool = False) -> None:
         self._graph = model.graph
+        self._unsigned = unsigned
         self._names = all_names(model)
-        self._zeros: dict[tuple[int, ...], ir.Value] = {}
+        self._zeros: dict[tuple[str, tuple[int, ...]], ir.Value] = {}
         self._weights: dict[tuple[ir.Value, int], ir.Value] = {}
 
     def scale(self, name: str, number: float) -> ir.Value:
@@ -34,8 +37,9 @@ class Writer:
 
     def pair(self, value: ir.Value, scale: ir.Value, reads: list[Read]) -> None:
         """Let `reads` read `value` through a Q/DQ pair, which stands behind what makes it."""
-        zero = self._zero(())
-        quantise = self._node("QuantizeLinear", f"{value.name}", [value, scale, zero], INT8, value.shape)
+        zero = self._zero(np.array(_MIDDLE, np.uint8) if self._unsigned else np.array(0, np.int8))
+        kind = UINT8 if self._unsigned else INT8
+        quantise = self._node("QuantizeLinear", f"{value.name}", [value, scale, zero], kind, value.shape)
         dequantise = self._node(
             "DequantizeLinear", f"{value.name}", [quantise.outputs[0], scale, zero], FLOAT, value.shape
         )
@@ -92,17 +96,18 @@ class Writer:
 
     def _dequantised(self, value: ir.Value, data: NDArray[np.int8], scale: ir.Value, axis: int | None) -> ir.Value:
         stored = self._initializer(f"{value.name}/int8", data)
-        zero = self._zero(() if axis is None else (data.shape[axis],))
+        zero = self._zero(np.zeros(scale.shape.numpy() if scale.shape is not None else (), np.int8))
         made = self._node("DequantizeLinear", f"{value.name}", [stored, scale, zero], FLOAT, stored.shape)
         if axis is not None:
             made.attributes["axis"] = ir.AttrInt64("axis", axis)
         next(iter(self._graph)).prepend(made)
         return made.outputs[0]
 
-    def _zero(self, shape: tuple[int, ...]) -> ir.Value:
-        if shape not in self._zeros:
-            self._zeros[shape] = self._initializer("int8/zero", np.zeros(shape, np.int8))
-        return self._zeros[shape]
+    def _zero(self, array: NDArray[Any]) -> ir.Value:
+        key = (array.dtype.name, array.shape)
+        if key not in self._zeros:
+            self._zeros[key] = self._initializer(f"{array.dtype.name}/zero", array)
+        return self._zeros[key]
 
     def _node(
         self, operator: str, name: str, inputs: list[ir.Value], kind: ir.DataType, shape: ir.Shape | None
