@@ -110,6 +110,12 @@ def test_entropy_keeps_many_elements_that_lie_far_above_few() -> None:
     assert _amax("entropy", values) > 0.95
 
 
+def test_entropy_does_not_count_what_every_range_rounds_to_zero() -> None:
+    values = _SAMPLES["laplace"]
+    tiny = np.full(3_000_000, values.max() / 20_000, np.float32)
+    assert _amax("entropy", np.concatenate([values, tiny])) == _amax("entropy", values)
+
+
 def test_entropy_does_not_clip_more_than_tails_after_silu() -> None:
     values = np.abs(_SAMPLES["after SiLU"])
     assert _amax("entropy", _SAMPLES["after SiLU"]) > np.percentile(values, 99)
