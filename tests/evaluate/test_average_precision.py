@@ -36,5 +36,7 @@ def test_classes_of_the_model_alone_do_not_count() -> None:
 
 def test_labels_of_no_class_of_the_model_are_refused() -> None:
     data = labelled([label(1, BOXES[0])])
-    with pytest.raises(UsageError, match="none of the 1 images has a label of the model's classes"):
+    with pytest.raises(UsageError, match="none of the 1 images has a label of the model's classes that counts"):
         average_precision([detected([], [])], data, {0: 0})
+    with pytest.raises(UsageError, match="that counts"):
+        average_precision([detected([], [])], labelled([label(0, BOXES[0], ignored=True)]), OWN)

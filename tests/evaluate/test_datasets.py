@@ -324,6 +324,8 @@ def test_classes_belong_together_by_name() -> None:
     assert "do not count: blue." in notes[0]
     assert "do not count: green." in notes[1]
     assert class_notes(["red"], ["RED"]) == []
+    assert "only the last counts: red." in class_notes(["red", "Red"], ["red"])[0]
+    assert match_classes(["red", "Red"], ["red"]) == {0: 1}
     with pytest.raises(
         UsageError, match=r"No class of the labels \(red\) is one of the model's \(cat, .* and 2 more\)"
     ):

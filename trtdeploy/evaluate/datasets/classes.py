@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from trtdeploy.core.errors import UsageError
@@ -30,11 +31,16 @@ def match_classes(classes: Sequence[str], own: Sequence[str]) -> dict[int, int]:
 
 
 def class_notes(classes: Sequence[str], own: Sequence[str]) -> list[str]:
-    """Return a sentence about the classes that only the labels have, and one about those that only the model has."""
+    """Return a sentence each about classes that only the labels have, that only the model has, and of the same name."""
     mine, theirs = {_key(name) for name in own}, {_key(name) for name in classes}
     missing = [name for name in classes if _key(name) not in mine]
     extra = [name for name in own if _key(name) not in theirs]
+    twice = [name for name, count in Counter(map(_key, classes)).items() if count > 1]
     notes = []
+    if twice:
+        notes.append(
+            f"Several classes of the labels have the same name; of each only the last counts: {_listed(twice)}."
+        )
     if missing:
         notes.append(f"The model does not have these classes of the labels, which do not count: {_listed(missing)}.")
     if extra:
