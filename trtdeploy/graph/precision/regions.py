@@ -23,6 +23,8 @@ _SAMPLING = frozenset({"RoiAlign", "GridSample"})
 _MAX_FIXED_WEIGHTS = 256
 """Elements. A smaller weight is no learned layer: the sixteen bins of a box distribution, a matrix of corners."""
 _SOFTMAX_STEPS = 4
+_PASSED = ("QuantizeLinear", "DequantizeLinear", "Transpose", "Cast")
+"""What stands between a quantised weight and its layer."""
 
 
 def decoding(graph: ir.Graph | ir.Function, types: ElementTypes, tail: bool) -> set[ir.Node]:
@@ -97,10 +99,17 @@ def _is_learned(node: ir.Node, types: ElementTypes) -> bool:
         return True
     if not is_onnx(node, *_LEARNED):
         return False
-    weights = [constant(value) for value in node.inputs]
+    weights = [_weight(value) for value in node.inputs]
     if any(weight is not None for weight in weights):
         return any(weight is not None and weight.size > _MAX_FIXED_WEIGHTS for weight in weights)
     return node.op_type not in {"MatMul", "Einsum"} or _comes_from_softmax(node)
+
+
+def _weight(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """Return a constant operand, also where Q/DQ nodes make it; None for data."""
+    while value is not None and (node := value.producer()) is not None and is_onnx(node, *_PASSED):
+        value = node.inputs[0]
+    return constant(value)
 
 
 def _comes_from_softmax(node: ir.Node) -> bool:
