@@ -132,8 +132,9 @@ def int8_advice(
         if progress is not None:
             progress(f"TensorRT-RTX's builder: {name}")
         facts.append(probe_build(_bytes_of(model), shapes))
-    parts = _Parts(grouped(int8_layers(model_int8)) if blocks is None else blocks, operators)
-    return compare_builds(facts[0], facts[1], parts.work(facts[0].kernel_list), parts.work(facts[1].kernel_list))
+    parts = grouped(int8_layers(model_int8)) if blocks is None else blocks
+    before, after = (work_by_block(built.kernel_list, parts, operators) for built in facts)
+    return compare_builds(facts[0], facts[1], before, after)
 
 
 def compare_builds(
@@ -175,45 +176,43 @@ def operators_of(model: ir.Model) -> dict[str, str]:
     return {node.name: node.op_type for node in model.graph.all_nodes() if node.name}
 
 
-class _Parts:
-    """Tells which block a kernel belongs to, by the ONNX nodes that it computes."""
+def work_by_block(kernels: Iterable[Kernel], blocks: Sequence[Block], operators: Mapping[str, str]) -> dict[str, Work]:
+    """Return the work of each block, and of what lies outside of them.
 
-    def __init__(self, blocks: Sequence[Block], operators: Mapping[str, str]) -> None:
-        self._operators = operators
-        self._of_node = {node: block.name for block in blocks for node in block.nodes}
-        self._names = [block.name for block in blocks]
+    A kernel belongs to the block of most of the layers that it computes; without layers, of most of its nodes, which
+    lie in a block when it has them or their path.
 
-    def work(self, kernels: Iterable[Kernel]) -> dict[str, Work]:
-        """Return the work of each block that has any."""
-        found: dict[str, Work] = {name: Work() for name in self._names}
-        for kernel in kernels:
-            block = self._block(kernel)
-            found[block] = found.get(block, Work()) + self._work_of(kernel)
-        return found
+    Args:
+        kernels: The builder's list.
+        blocks: The blocks.
+        operators: The operator of each ONNX node by its name.
+    """
+    of_node = {node: block.name for block in blocks for node in block.nodes}
 
-    def _work_of(self, kernel: Kernel) -> Work:
-        operators = {self._operators.get(node_of(origin), "") for origin in kernel.onnx}
-        separate = kernel.kind == _GENERATED and not kernel.is_mha and not operators.isdisjoint(_BEHIND)
-        return Work(
-            kernels=1,
-            launches=int(kernel.is_launch),
-            separate=int(separate),
-            moved_bytes=kernel.moved_bytes or 0 if kernel.is_launch else 0,
-            weight_bytes=kernel.constant_bytes or 0,
-        )
-
-    def _block(self, kernel: Kernel) -> str:
-        """Return the block that most of a kernel's layers belong to; without layers, most of its nodes."""
-        nodes = [node_of(origin) for origin in kernel.onnx]
-        layers = [node for node in nodes if self._operators.get(node) in _PRODUCTS]
-        counted = Counter(block for node in layers or nodes if (block := self._block_of(node)))
-        return counted.most_common(1)[0][0] if counted else OUTSIDE
-
-    def _block_of(self, node: str) -> str:
-        if node in self._of_node:
-            return self._of_node[node]
+    def block_of(node: str) -> str:
         path = f"{node.strip('/')}/"
-        return max((name for name in self._names if path.startswith(f"{name}/")), key=len, default="")
+        inside = [block.name for block in blocks if path.startswith(f"{block.name.strip('/')}/")]
+        return of_node.get(node) or max(inside, key=len, default="")
+
+    found = {block.name: Work() for block in blocks}
+    for kernel in kernels:
+        nodes = [node_of(origin) for origin in kernel.onnx]
+        layers = [node for node in nodes if operators.get(node) in _PRODUCTS]
+        counted = Counter(name for node in layers or nodes if (name := block_of(node)))
+        name = counted.most_common(1)[0][0] if counted else OUTSIDE
+        found[name] = found.get(name, Work()) + _work_of(kernel, {operators.get(node, "") for node in nodes})
+    return found
+
+
+def _work_of(kernel: Kernel, operators: set[str]) -> Work:
+    separate = kernel.kind == _GENERATED and not kernel.is_mha and not operators.isdisjoint(_BEHIND)
+    return Work(
+        kernels=1,
+        launches=int(kernel.is_launch),
+        separate=int(separate),
+        moved_bytes=kernel.moved_bytes or 0 if kernel.is_launch else 0,
+        weight_bytes=kernel.constant_bytes or 0,
+    )
 
 
 def _is_dequantised(value: ir.Value | None) -> bool:
