@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -71,6 +72,7 @@ def calibrated(
 
 def main(cache: Path, stop: str, method: str) -> None:
     """Calibrate, but stop for ever at a batch, or while the checkpoint of a batch is written."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
     loads = Loads()
 
     def wait() -> None:
