@@ -15,6 +15,7 @@ import pytest
 from int8_models import (
     INT8,
     KEPT,
+    Net,
     between_layers,
     detector,
     distance,
@@ -31,6 +32,7 @@ from trtdeploy.core.errors import ModelError
 from trtdeploy.core.types import PassReport
 from trtdeploy.graph.precision.fp16 import ToFp16
 from trtdeploy.graph.precision.int8 import ToInt8, layers, placement, tensors_to_calibrate, to_int8
+from trtdeploy.graph.precision.measured import tensors_to_measure
 
 Model = ir.Model
 TOLERANCE = 0.06
@@ -153,6 +155,20 @@ def test_one_common_scale_with_factors_behind_gives_the_same_results(
         assert len(named(factored, name).inputs) == 2
     outputs = {value.name for node in factored.graph for value in node.outputs}
     assert {value.name for node in original.graph for value in node.outputs} <= outputs
+
+
+def test_what_factors_multiply_keeps_within_the_bounds_of_the_report(original: Model, ranges: dict[str, float]) -> None:
+    found = ToInt8(ranges, form="factored").run(original)
+    bounds = found.report.details["ranges"]
+    assert {f"{name}_out/unscaled" for name in INT8} < set(bounds)
+    measured = ranges_of(found.model, feeds(original), names=list(bounds))
+    results = ranges_of(found.model, feeds(original), names=[f"{name}_out" for name in INT8])
+    for name, bound in bounds.items():
+        assert measured[name] < bound
+        if name.endswith("/unscaled"):
+            assert measured[name] < 2 * results[name.removesuffix("/unscaled")]
+    half = ToFp16(ranges=dict.fromkeys(tensors_to_measure(original), 1.0) | bounds).run(found.model)
+    assert not half.report.refusals  # no tensor without a range
 
 
 LAYERS = {
@@ -349,6 +365,25 @@ def test_layers_with_weights_that_are_no_numbers_stay(ranges: dict[str, float]) 
     found = reasons(report(model, ranges))
     assert found["deep/conv"] == "weights that are not finite"
     assert found["neck/conv"] == "weights that are all zero"
+
+
+def test_projections_of_attention_that_no_rule_fused_stay() -> None:
+    net = Net(2)
+    x = net.layer(net.layer("x", "first", (3, 16)), "before", (16, 16))
+    shape = net.constant("shape", np.array([0, 1, 16, -1], np.int64))
+    q, k, v = (net.node("Reshape", [net.conv(x, name, (16, 16), 1), shape], f"{name}/flat") for name in "qkv")
+    scores = net.node("MatMul", [net.node("Transpose", [q], "q/t", perm=[0, 1, 3, 2]), k], "scores")
+    weights = net.node("Softmax", [scores], "softmax", axis=-1)
+    mixed = net.node("MatMul", [v, net.node("Transpose", [weights], "p/t", perm=[0, 1, 3, 2])], "mix")
+    back = net.constant("back", np.array([0, 16, 8, 8], np.int64))
+    y = net.conv(net.node("Reshape", [mixed, back], "map"), "out", (16, 16), 1)
+    net.conv(net.layer(net.node("Add", [x, y], "sum"), "after", (16, 16)), "last", (16, 16))
+    model = net.model({"x": [1, 3, 8, 8]}, {"last_out": [1, 16, 8, 8]})
+    found = report(model, ranges_of(model, feeds(model)))
+    assert reasons(found) == {
+        "first/conv": "first layer", **dict.fromkeys(["q", "k", "v", "out"], "attention block"),
+        "last": "output of the head",
+    }  # fmt: skip
 
 
 # With FP16

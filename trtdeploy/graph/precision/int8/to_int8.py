@@ -15,7 +15,7 @@ from onnx_ir.passes import common
 from trtdeploy.core.errors import ModelError
 from trtdeploy.core.types import PassReport
 from trtdeploy.graph.plan import PassResult
-from trtdeploy.graph.precision.element_types import is_onnx
+from trtdeploy.graph.precision.element_types import constant, is_onnx
 from trtdeploy.graph.precision.int8.layers import Layers
 from trtdeploy.graph.precision.int8.opset import raise_opset, version_of
 from trtdeploy.graph.precision.int8.placement import Placement
@@ -62,6 +62,9 @@ class ToInt8:
     def run(self, model: ir.Model) -> PassResult:
         """Run the pass on a copy of `model`.
 
+        The report's details have an entry for each layer (`layers`), and bounds of new tensors (`ranges`), which
+        `ToFp16` takes beside the measured ones.
+
         Raises:
             ModelError: A range is missing, the opset is too old, or a pattern of `keep` names no node.
         """
@@ -74,9 +77,9 @@ class ToInt8:
         layers = Layers(model, self._keep)
         self._check_ranges(model, layers)
         placement = Placement(model.graph, layers, self._unusable, results=self._form == "runtime")
-        self._write(model, layers, placement)
+        bounds = self._write(model, layers, placement)
         common.RemoveUnusedNodesPass()(model)
-        report = self._report(model, layers, placement, unraised)
+        report = self._report(model, layers, placement, bounds, unraised)
         return PassResult(model, bool(report.details["int8"]), report)
 
     def _check_ranges(self, model: ir.Model, layers: Layers) -> None:
@@ -97,26 +100,32 @@ class ToInt8:
             return f"the range of its input {value.name!r} is {largest:g}, which no FP16 scale covers"
         return ""
 
-    def _write(self, model: ir.Model, layers: Layers, placement: Placement) -> None:
+    def _write(self, model: ir.Model, layers: Layers, placement: Placement) -> dict[str, float]:
+        """Write the pairs and weights; return the bounds of new tensors."""
         writer = Writer(model, unsigned=self._form == "runtime")
         scales: dict[ir.Value, ir.Value] = {}
+        data = {node: node.inputs[0] for node in layers.weights}
+        largest: dict[ir.Value | None, float] = {}
         for value, reads in placement.reads.items():
-            root = placement.group(value)
+            root, known = placement.group(value), placement.known
             if root not in scales:
-                known = placement.known
                 members = placement.members(value)
-                largest = max(known[m] if m in known else self._ranges[m.name or ""] for m in members)
-                scales[root] = writer.scale(root.name or "", _scale(largest))
+                largest[root] = max(known[m] if m in known else self._ranges[m.name or ""] for m in members)
+                scales[root] = writer.scale(root.name or "", _scale(largest[root]))
+            largest[value] = largest[root]
             writer.pair(value, scales[root], reads)
         for node, weights in layers.weights.items():
             if node in placement.kept:
                 continue
-            if self._form == "factored" and node.op_type == "Conv" and not node.outputs[0].is_graph_output():
-                writer.factored_weights(node, weights)
+            if self._form == "factored" and _has_factored_form(node):
+                writer.factored_weights(node, weights, largest[data[node]])
             else:
                 writer.weights(node, weights)
+        return writer.ranges
 
-    def _report(self, model: ir.Model, layers: Layers, placement: Placement, unraised: str) -> PassReport:
+    def _report(
+        self, model: ir.Model, layers: Layers, placement: Placement, bounds: dict[str, float], unraised: str
+    ) -> PassReport:
         kept = layers.kept | placement.kept
         entries = [_entry(node, kept.get(node, "")) for node in model.graph if node in layers.weights or node in kept]
         reasons = Counter(kept.values())
@@ -140,6 +149,7 @@ class ToInt8:
             "reasons": dict(reasons),
             "tensors": len(placement.reads),
             "scales": len({placement.group(value) for value in placement.reads}),
+            "ranges": bounds,
             "layers": entries,
         }
         return PassReport(
@@ -182,6 +192,12 @@ def _check(model: ir.Model, keep: Collection[str]) -> None:
 
 def _is_quantised(model: ir.Model) -> bool:
     return any(is_onnx(node, "QuantizeLinear", "DequantizeLinear") for node in model.graph.all_nodes())
+
+
+def _has_factored_form(node: ir.Node) -> bool:
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    known = bias is None or constant(bias) is not None
+    return node.op_type == "Conv" and known and not node.outputs[0].is_graph_output()
 
 
 def _scale(largest: float) -> float:

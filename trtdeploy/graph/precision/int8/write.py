@@ -14,6 +14,7 @@ from trtdeploy.graph.precision.int8.weights import QuantisedWeights
 
 FLOAT, INT8, UINT8 = ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.UINT8
 _MIDDLE = 128
+_MAX_FACTOR = 512
 
 
 class Writer:
@@ -22,11 +23,15 @@ class Writer:
     Args:
         model: The model, changed in place.
         unsigned: Whether tensors are uint8 with zero point 128, which are the same numbers.
+
+    Attributes:
+        ranges: Bounds of the magnitudes of new tensors that are no pair's.
     """
 
     def __init__(self, model: ir.Model, *, unsigned: bool = False) -> None:
         self._graph = model.graph
         self._unsigned = unsigned
+        self.ranges: dict[str, float] = {}
         self._names = all_names(model)
         self._zeros: dict[tuple[str, tuple[int, ...]], ir.Value] = {}
         self._weights: dict[tuple[ir.Value, int], ir.Value] = {}
@@ -61,15 +66,20 @@ class Writer:
             self._weights[key] = self._dequantised(value, quantised.values, scales, quantised.axis)
         node.replace_input_with(1, self._weights[key])
 
-    def factored_weights(self, node: ir.Node, quantised: QuantisedWeights) -> None:
+    def factored_weights(self, node: ir.Node, quantised: QuantisedWeights, largest: float) -> None:
         """Give a convolution INT8 weights with one scale, and multiply its result by one factor per channel.
 
-        The product and the bias behind it are the same numbers as with one scale per channel. The common scale lies in
-        the middle of the scales, so that neither the result nor the factors leave FP16's range.
+        The product and the bias behind it are the same numbers as with one scale per channel. What is
+        multiplied is no larger than the result, and at most 1024 times smaller, so that FP16 holds it.
+
+        Args:
+            node: The convolution; its bias is constant and nobody takes its result for an output.
+            quantised: Its weights.
+            largest: Largest magnitude of its data.
         """
         value, result = node.inputs[1], node.outputs[0]
         assert value is not None  # the layer has weights
-        common = _middle(quantised.scales)
+        common = _common(quantised.scales)
         key = (value, -1)
         if key not in self._weights:
             scale = self._initializer(f"{value.name}/scale", np.array(common, np.float32))
@@ -78,15 +88,18 @@ class Writer:
         factors = self._initializer(f"{value.name}/factors", (quantised.scales / common).reshape(shape))
         uses = list(result.uses())
         name = result.name
+        sums = np.abs(quantised.values.astype(np.float32)).reshape(len(quantised.scales), -1).sum(1)
         last = self._behind(node, "Mul", factors)
         bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
         if bias is not None:
             node.resize_inputs(2)
+            self.ranges[last.outputs[0].name or ""] = float(largest * (quantised.scales * sums).max())
             last = self._behind(last, "Add", self._initializer(f"{value.name}/bias", bias.numpy().reshape(shape)))
         node.replace_input_with(1, self._weights[key])
         for use in uses:
             use.node.replace_input_with(use.idx, last.outputs[0])
         result.name, last.outputs[0].name = self._name(f"{name}/unscaled"), name  # ranges go by name
+        self.ranges[result.name] = float(largest * common * sums.max())
 
     def _behind(self, node: ir.Node, operator: str, operand: ir.Value) -> ir.Node:
         source = node.outputs[0]
@@ -134,6 +147,6 @@ class Writer:
         return name
 
 
-def _middle(scales: NDArray[np.float32]) -> float:
-    """Return the power of two in the middle between the smallest and the largest scale, on a logarithmic axis."""
-    return float(2.0 ** np.rint((np.log2(scales.min()) + np.log2(scales.max())) / 2))
+def _common(scales: NDArray[np.float32]) -> float:
+    """Return a power of two that is at most `scales`, of which the smallest may count as more than they are."""
+    return float(2.0 ** np.floor(np.log2(max(scales.min(), scales.max() / _MAX_FACTOR))))
