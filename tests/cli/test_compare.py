@@ -95,7 +95,7 @@ def test_small_objects_that_are_lost_are_told_by_size(
     cli_inside: Cli, demo: Path, engine: Path, boards: Path, tmp_path: Path
 ) -> None:
     """The scores of the finest level are lowered: what it finds are the small objects."""
-    pruned = changed(demo, tmp_path / "pruned.onnx", "heads.0/score/score.2/Conv", lambda bias: bias - 3, 2)
+    pruned = changed(demo, tmp_path / "pruned.onnx", "/heads.0/score_out/Conv", lambda bias: bias - 6, 2)
     done = cli_inside("compare", engine, pruned, "--images", boards, "--json")
     assert done.code == 0, "without --enforce a difference is no failure"
     document = done.json()
