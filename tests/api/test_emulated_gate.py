@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import gate_faults as faults
-import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from fragile_model import fragile
 from spoiled_backend import SpoiledBackend
 
 from trtdeploy import api
@@ -25,8 +24,6 @@ from trtdeploy.engine.sniff import read_info
 from trtdeploy.graph.shapes import parse_imgsz
 
 NO_GPU = "There is no NVIDIA GPU here."
-FACTOR = 1e5
-"""What the activations of the fragile layer are scaled by: beyond 65504, and back behind it."""
 
 
 class FarDevice(SpoiledBackend):
@@ -73,29 +70,6 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Buil
         )
 
     return run
-
-
-def fragile(model: Path, path: Path) -> Path:
-    """Write a model that detects the same, although the values behind one layer lie beyond FP16's range.
-
-    They are scaled there and back by convolutions, whose weights are numbers that FP16 has.
-    """
-    proto = onnx.load(model)
-    graph = proto.graph
-    index, layer = next((i, n) for i, n in enumerate(graph.node) if n.op_type == "Conv" and "/stage3/" in n.name)
-    weights = next(item for item in graph.initializer if item.name == layer.input[1])
-    identity = np.eye(numpy_helper.to_array(weights).shape[0], dtype=np.float32)[:, :, None, None]
-    result, value = layer.output[0], "/stage3/fragile/0"
-    layer.output[0] = value
-    for step, factor in enumerate((1000, 1000, 1 / 1000, 1 / 1000), 1):
-        name = f"/stage3/fragile/{step}"
-        graph.initializer.append(numpy_helper.from_array(identity * np.float32(factor), f"{name}/weight"))
-        output = result if step == 4 else name
-        graph.node.insert(index + step, helper.make_node("Conv", [value, f"{name}/weight"], [output], name=name))
-        value = name
-    onnx.checker.check_model(proto)
-    onnx.save(proto, path)
-    return path
 
 
 def test_healthy_model_is_built_with_the_verdict_emulated_and_what_was_emulated(
