@@ -73,6 +73,7 @@ class QuantisedForm:
         unraised = raise_opset(model)
         changes = []
         if version_of(model.graph) > before:
+            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)  # as PREPARE left them
             changes.append(f"opset {before} raised to {version_of(model.graph)}, whose Q/DQ take FP16")
         if writing.constants:
             changes.append(f"{writing.constants} dequantised biases and constants are floating-point constants")
