@@ -143,7 +143,9 @@ def test_random_boxes_on_a_grid_give_pycocotools_figures(
 def test_curves_over_confidence_are_those_counted_by_hand() -> None:
     boxes = [(0, 0, 10, 10), (20, 0, 30, 10), (40, 0, 50, 10), (60, 0, 70, 10)]
     data = labelled([label(0, boxes[0]), label(0, boxes[1]), label(0, boxes[2])], classes=("cat",))
-    found = [detected([boxes[0], boxes[3], boxes[1]], [0, 0, 0], [0.9, 0.6, 0.3])]
+    found = [
+        detected([boxes[0], boxes[3], boxes[1]], [0, 0, 0], [0.9, 0.5, 0.3])
+    ]  # one at a threshold: it counts there
     curves = confidence_curves(match_detections(found, data, {0: 0}))
     at = {c: round(c * 1000) for c in (0.2, 0.5, 0.8, 0.95)}
     assert [curves.precision[0, at[c]] for c in at] == pytest.approx([2 / 3, 1 / 2, 1, 1])

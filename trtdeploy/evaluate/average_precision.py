@@ -164,8 +164,8 @@ def _truth(data: LabelledImages, shared: Sequence[int]) -> dict[str, Any]:
     ]
     if all(entry["iscrowd"] for entry in annotations):
         raise UsageError(
-            f"{data.title}: none of the {len(data.paths)} images has a label of the model's classes that counts, so there "
-            "is no accuracy to measure. Give labelled images."
+            f"{data.title}: none of the {len(data.paths)} images has a label of the model's classes that counts, so "
+            "there is no accuracy to measure. Give labelled images."
         )
     return {
         "images": [{"id": image} for image in range(1, len(data.paths) + 1)],
