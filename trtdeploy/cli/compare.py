@@ -52,7 +52,9 @@ def command(
     enforce: bool,
     force: bool,
 ) -> None:
-    """Compare engine B with engine A, the reference: boxes image by image, by size of object and by class.
+    """Compare the boxes and tensors of two engines on images.
+
+    A is the reference. Boxes are matched image by image and counted by size of object and by class.
 
     \b
     trtdeploy compare model.onnx fp16.engine --images photos/ --report out.html

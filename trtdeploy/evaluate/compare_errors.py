@@ -102,7 +102,7 @@ class Limit:
 
     @classmethod
     def of(cls, format: Format) -> Limit:
-        """Return the limit of a format: far below what rounding once gives, about 73, 55 and 30 dB in 16 and 8 bits."""
+        """Return the limit of a format: 10 dB or more below the worst measured; see docs/compare.md."""
         return _LIMITS[format]
 
     def exceeded(self, error: ErrorSums) -> str:

@@ -87,8 +87,8 @@ class TensorComparison:
         segments = Segments(self._a, self._b, alike)
         found = {pair: segments.of(pair) for pair in pairs}
         self._run_local("B's blocks on A's tensors", alike, {pair: found[pair] for pair in alike}, images, sums)
-        suspects = [pair for pair in pairs if sums[pair.a].odd or self._exceeded(found[pair], sums[pair.a])]
-        dropped = self._dropped(suspects, [pair for pair in pairs if pair not in suspects], images, sums)
+        suspects = [pair for pair in pairs if self._exceeded(found[pair], sums[pair.a])]
+        dropped = self._dropped(suspects, [pair for pair in alike if pair not in suspects], images, sums)
         kept = [pair for pair in pairs if pair not in dropped]
         tensors = tuple(self._judge(pair, found[pair], sums[pair.a]) for pair in kept)
         blocks = block_errors(tensors, segments.blocks)
@@ -146,7 +146,7 @@ class TensorComparison:
         self._run_local("what diverges, without cuts", others, through, images, again)
         sound, guilty = set[str](), set[str]()
         for pair, segment in through.items():
-            wrong = bool(segment.selects or again[pair.a].odd or self._exceeded(segment, again[pair.a]))
+            wrong = bool(segment.selects or self._exceeded(segment, again[pair.a]))
             if pair in suspects and not wrong:
                 sums[pair.a] = again[pair.a]
             if pair not in suspects or not wrong:
@@ -193,10 +193,10 @@ class TensorComparison:
 
     def _exceeded(self, segment: Segment, sums: _Sums) -> str:
         """Return what rounding does not explain, in words; empty where it may decide what is selected."""
-        return "" if segment.selects else self._limit.exceeded(sums.local)
+        return "" if segment.selects else sums.odd or self._limit.exceeded(sums.local)
 
     def _judge(self, pair: Pair, segment: Segment, sums: _Sums) -> TensorError:
-        reason = sums.odd or self._exceeded(segment, sums)
+        reason = self._exceeded(segment, sums)
         diverges = bool(reason)
         return TensorError(
             name=pair.a,
