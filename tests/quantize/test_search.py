@@ -188,6 +188,11 @@ def test_a_file_that_holds_something_else_is_left_alone(tmp_path: Path, content:
     assert path.read_text() == content
 
 
+def test_a_file_in_no_folder_is_refused_before_the_first_evaluation(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"The folder .*/none of the file of trials does not exist"):
+        TrialFile(tmp_path / "none" / "trials.json", "key")
+
+
 def test_progress_says_how_many_evaluations_there_may_be() -> None:
     said: list[str] = []
     network = Network({**small(4), "model.2": 0.2})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trtdeploy.api.trial_network import TrialNetwork
 from trtdeploy.core.errors import UsageError
 from trtdeploy.quantize.search import Candidate
-from trtdeploy.quantize.sensitivity import Noise, Sensitivity, advise, damages, worst_first
+from trtdeploy.quantize.sensitivity import Noise, Sensitivity, advise, damages, finite, worst_first
 from trtdeploy.quantize.trials import Score, TrialFile, Trials
 
 if TYPE_CHECKING:
@@ -78,15 +78,15 @@ class SensitivityReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
-        both = self.fp32 is not None and self.int8 is not None
+        fp32, int8 = self.fp32, self.int8
+        scores: dict[str, Any] = {"fp32": None, "int8": None, "drop": None, "drop_error": None}
+        if fp32 is not None and int8 is not None:
+            drops = {"drop": fp32.drop(int8), "drop_error": fp32.drop_error(int8)}
+            scores = {"fp32": fp32.value, "int8": int8.value, **drops}
         return {
             "blocks": [block.to_dict() for block in self.blocks],
-            "all_db": round(self.all_db, 2), "images": self.images, "measure": self.measure,
-            "scored_on": self.scored_on,
-            "fp32": None if self.fp32 is None else self.fp32.value,
-            "int8": None if self.int8 is None else self.int8.value,
-            "drop": self.fp32.drop(self.int8) if both else None,  # type: ignore[union-attr, arg-type]
-            "drop_error": self.fp32.drop_error(self.int8) if both else None,  # type: ignore[union-attr, arg-type]
+            "all_db": finite(self.all_db), "images": self.images, "measure": self.measure,
+            "scored_on": self.scored_on, **scores,
             "advice": None if self.advice is None else self.advice.to_dict(), "warnings": list(self.warnings),
         }  # fmt: skip
 

@@ -117,8 +117,8 @@ class Sensitivity:
         return {
             "block": self.block, "layers": list(self.layers), "macs_share": round(self.macs_share, 6),
             "weight_bytes": self.weight_bytes,
-            "sqnr_db": {name: _finite(value) for name, value in self.sqnr_db.items()},
-            "worst_db": _finite(self.worst_db), "damage": round(self.damage, 6), "drop": self.drop,
+            "sqnr_db": {name: finite(value) for name, value in self.sqnr_db.items()},
+            "worst_db": finite(self.worst_db), "damage": round(self.damage, 6), "drop": self.drop,
             "drop_error": self.drop_error, "action": self.action, "reason": self.reason,
         }  # fmt: skip
 
@@ -161,5 +161,6 @@ def _decibels(signal: float, error: float) -> float:
     return 10 * math.log10(signal / error) if signal > 0 and math.isfinite(error) else -math.inf
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """Return decibels for JSON, which has no infinity: None."""
     return round(value, 2) if math.isfinite(value) else None

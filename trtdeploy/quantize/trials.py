@@ -135,8 +135,7 @@ class TrialFile:
         key: What the scores are of: a hash of model, data and options. A file of another key is started anew.
 
     Raises:
-        UsageError: The file exists and holds something else.
-        SinkError: The folder does not exist.
+        UsageError: The file exists and holds something else, or its folder does not exist.
 
     Attributes:
         scores: The scores that are in the file.
@@ -167,6 +166,8 @@ class TrialFile:
             temporary.write_text(text)
 
     def _read(self) -> _Document | None:
+        if not self._path.absolute().parent.is_dir():
+            raise UsageError(f"The folder {self._path.parent} of the file of trials does not exist. Create it first.")
         try:
             content = self._path.read_bytes()
         except FileNotFoundError:
