@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtdeploy.api.calibration import CALIBRATE, CalibrationOptions
+from trtdeploy.api.calibration import CalibrationOptions
 from trtdeploy.api.gate_options import GateOptions
 from trtdeploy.api.passes import Progress, check_target
 from trtdeploy.backends import registry
@@ -93,8 +93,9 @@ class BuildReport:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is odd about the images that the engine was calibrated on, one sentence each."""
-        return next((report.details["warnings"] for report in self.reports if report.name == CALIBRATE), ())
+        """What is odd about the images on which ranges were measured, one sentence each."""
+        found = [warning for report in self.reports for warning in report.details.get("warnings", ())]
+        return tuple(dict.fromkeys(found))
 
 
 def build(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,7 +65,7 @@ class Lowering:
         self._size = size
         self._step = step
         self._calibration: Calibration | None = None
-        self._peaks: dict[str, float] | None = None
+        self._peaks: tuple[dict[str, float], PassReport] | None = None
         if options.keep and not self.lowers:
             raise UsageError(
                 f"--keep {options.keep[0]}: no pass lowers the precision of single nodes in {options.precision.value} "
@@ -95,7 +95,7 @@ class Lowering:
             ModelError: The model cannot be measured or lowered.
         """
         kept = [*self._options.keep, *keep]
-        peaks = self._measured_peaks(passes.model) if self._is_half else None
+        peaks = self._measured_peaks(passes) if self._is_half else None
         if self._options.precision is Precision.INT8:
             self._quantise(passes, kept)
             kept = []
@@ -125,20 +125,12 @@ class Lowering:
                 )
             self._calibration = calibrate_model(passes.model, wanted, options, self._preprocess, self._size, self._step)
         found = self._calibration
-        passes.note(
-            PassReport(
-                name=CALIBRATE,
-                stage="PRECISION",
-                changes=(
-                    f"ranges of {len(found.ranges)} tensors by {found.method} on {found.batches} batches",
-                    *(f"warning: {warning}" for warning in found.warnings),
-                ),
-                details={"method": found.method, "batches": found.batches, "warnings": found.warnings},
-            )
-        )
+        batches = f"{found.batches} batches" + (f", {found.cached} of them from the cache" if found.cached else "")
+        what = f"ranges of {len(found.ranges)} tensors by {found.method} on {batches}"
+        passes.note(_measured(CALIBRATE, what, found.warnings))
         passes.run(ToInt8(found.ranges, keep))
 
-    def _measured_peaks(self, model: ir.Model) -> dict[str, float] | None:
+    def _measured_peaks(self, passes: Passes) -> dict[str, float] | None:
         """Return the largest magnitudes of all tensors on the images, None where none are given."""
         options = self._options.calibration
         if options.images is None:
@@ -148,14 +140,25 @@ class Lowering:
             from trtdeploy.graph.shapes.image_input import find_image_input
             from trtdeploy.quantize import measure_ranges
 
+            model = passes.model
             feeds = calibration_feeds(options, find_image_input(model), self._preprocess, self._size)
-            self._peaks = measure_ranges(model, tensors_to_measure(model), self._announced(feeds))
-        return self._peaks
+            peaks = measure_ranges(model, tensors_to_measure(model), self._announced(feeds))
+            what = f"largest magnitudes of {len(peaks)} tensors on {len(feeds.batches)} batches"
+            self._peaks = peaks, _measured("measure ranges", what, feeds.warnings)
+        peaks, report = self._peaks
+        passes.note(report)
+        return peaks
 
     def _announced(self, feeds: CalibrationFeeds) -> Iterator[Feeds]:
         for index, batch in enumerate(feeds, 1):
             self._step(f"measure ranges {index}/{len(feeds.batches)}")
             yield batch
+
+
+def _measured(name: str, what: str, warnings: Sequence[str]) -> PassReport:
+    """Return the report of a measurement, beside those of the passes."""
+    changes = (what, *(f"warning: {warning}" for warning in warnings))
+    return PassReport(name=name, stage="PRECISION", changes=changes, details={"warnings": list(warnings)})
 
 
 def _dequantised(model: ir.Model, known: Mapping[str, float]) -> Iterator[tuple[str, float]]:
