@@ -57,7 +57,7 @@ VARIANTS: dict[str, tuple[Changes, Form]] = {
     "data and weights of layers": ([(placement, "_moves", lambda _node: False), SUMS], "standard"),
     "and Concat, MaxPool, Resize": ([(placement.Placement, "_join", lambda _self, _values: None), SUMS], "standard"),
     "with one scale": ([SUMS], "standard"),
-    "and sums: **the pass**": ([], "standard"),
+    "and sums: **form `standard`**": ([], "standard"),
     "**form `factored`**": ([], "factored"),
     "`factored`, depthwise too": ([(layers, "_form", as_usual)], "factored"),
     "`factored`, first layer too": ([(layers.Layers, "_learned_before", lambda _self, graph: set(graph))], "factored"),
@@ -105,7 +105,7 @@ def _rows(name: str, folder: Path, chosen: list[str]) -> Iterator[str]:
 
 def _ranges(model: ir.Model) -> dict[str, float]:
     names = tensors_to_calibrate(model)
-    image = np.random.default_rng(0).random((1, 3, 160, 160), np.float32)
+    image = np.random.default_rng(0).random((1, 3, 256, 256), np.float32)
     measured = Observer(model, names, extremes_only=True).run({model.graph.inputs[0].name or "": image})
     return {name: max(1e-3, float(np.abs(values).max())) for name, values in measured.items()}
 
