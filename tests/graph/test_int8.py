@@ -406,6 +406,17 @@ def test_the_rest_becomes_fp16_with_the_casts_of_an_fp16_model(
     assert distance(run(original, arrays), run(both.model, arrays)) < TOLERANCE
 
 
+def test_scales_that_bf16_would_change_stay_fp32_and_their_layers_too(
+    original: Model, ranges: dict[str, float]
+) -> None:
+    both = ToFp16(element_type=ir.DataType.BFLOAT16).run(ToInt8(ranges).run(original).model)
+    assert both.report.details["islands"]["quantisation"] >= 3 * len(INT8)
+    for name in INT8:
+        assert named(both.model, name).outputs[0].dtype == ir.DataType.FLOAT
+    before = weights_of(named(ToInt8(ranges).run(original).model, "neck/conv"))
+    assert (weights_of(named(both.model, "neck/conv"))[1] == before[1]).all()
+
+
 # For ONNX Runtime
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any, Literal
 
 import numpy as np
@@ -21,9 +21,8 @@ from trtdeploy.graph.precision.int8.opset import raise_opset, version_of
 from trtdeploy.graph.precision.int8.placement import Placement
 from trtdeploy.graph.precision.int8.weights import LEVELS, SMALLEST_SCALE, rounded_up
 from trtdeploy.graph.precision.int8.write import Writer
+from trtdeploy.graph.precision.measured import Ranges
 
-Ranges = Mapping[str, float]
-"""Largest magnitude of tensors, by the value's name in the main graph between FUSE and PRECISION."""
 Form = Literal["standard", "factored", "runtime"]
 MIN_OPSET = 13
 """Oldest opset whose Q/DQ have one scale per channel."""
