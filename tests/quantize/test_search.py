@@ -134,6 +134,16 @@ def test_the_budget_is_never_exceeded_and_the_result_is_within_the_limit(budget:
     assert found.mixed.value == network.score(frozenset(found.keep))
 
 
+def test_no_set_is_scored_beyond_the_budget_and_known_ones_stay_known() -> None:
+    network = Network(small(3))
+    trials = Trials(network, 1)
+    first = trials.score((), "all")
+    assert trials.score((), "again") == first
+    with pytest.raises(ValueError, match="All 1 evaluations are used"):
+        trials.score({"model.0"}, "one more")
+    assert len(network.asked) == 1
+
+
 def test_a_search_that_its_budget_ends_says_so() -> None:
     bad = {f"model.{index}": 0.01 for index in range(8)}
     assert find(Network({**small(), **bad}), budget=5).stopped
