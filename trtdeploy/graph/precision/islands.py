@@ -16,6 +16,8 @@ MAX_SOFTMAX = 4096
 subnormals."""
 MAX_SIDE = 2048
 """Integers up to it are sizes and positions; a format that does not hold them gets no numbers made of integers."""
+MASK_SHARE = 0.99
+"""A negative number beyond this share of the largest masks: exporters write -65504 too."""
 MASK_OPERATORS = frozenset({"Add", "Where", "Concat", "Expand", "Pad", "ScatterND", "ScatterElements"})
 BOUND_OPERATORS = frozenset({"Clip", "Max", "Min", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
 _SCALE_ERROR = 2.0**-11
@@ -124,6 +126,8 @@ class IslandFinder:
             return "reduction", True, False
         if op in _SUMS and self._is_large(node):
             return "reduction", op == "ReduceSum" or self._is_wide(node.inputs[0]), True
+        if node in self._measured or any(v in self._measured for v in (*node.inputs, *node.outputs) if v is not None):
+            return "measured range", False, False
         if op in {"Softmax", "LogSoftmax"}:
             length = _softmax_length(node)
             return ("", False, False) if length is not None and length <= MAX_SOFTMAX else ("softmax", False, False)
@@ -133,8 +137,6 @@ class IslandFinder:
             return "power", True, False
         if self._has_unfit_constant(node):
             return "constant", True, False
-        if node in self._measured or any(v in self._measured for v in (*node.inputs, *node.outputs) if v is not None):
-            return "measured range", False, False
         return "", False, False
 
     def _is_quantised(self, node: ir.Node) -> bool:
@@ -226,6 +228,14 @@ def vanishes_or_overflows(tensor: ir.TensorProtocol, target: Format, *, masks: b
     if largest > target.largest:
         return not bounds and not (masks and float(data.max()) <= target.largest)
     return 0 < largest <= target.smallest
+
+
+def is_mask(tensor: ir.TensorProtocol | None, target: Format) -> bool:
+    """Return whether a constant has numbers at the negative end of a format or beyond, and none beyond the other."""
+    if tensor is None or tensor.size == 0:
+        return False
+    data = tensor.numpy()
+    return bool(data.min() <= -MASK_SHARE * target.largest and data.max() <= target.largest)
 
 
 def unfit_parameters(model: ir.Model, types: ElementTypes, target: Format) -> set[ir.Value]:

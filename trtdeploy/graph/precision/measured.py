@@ -9,9 +9,10 @@ import onnx_ir as ir
 from trtdeploy.attention.operations import is_operation
 from trtdeploy.graph.precision.element_types import ElementTypes, constant, is_onnx
 from trtdeploy.graph.precision.formats import Format
-from trtdeploy.graph.precision.islands import BOUND_OPERATORS, MASK_OPERATORS, vanishes_or_overflows
+from trtdeploy.graph.precision.islands import BOUND_OPERATORS, MASK_OPERATORS, is_mask
 from trtdeploy.graph.precision.own_functions import give_own_function
 from trtdeploy.graph.precision.regions import MOVEMENT
+from trtdeploy.graph.precision.scores import softmax_chains
 
 Ranges = Mapping[str, float]
 """Largest magnitude of each value by name; `<call>/<value>` inside the function that a node calls."""
@@ -66,6 +67,9 @@ def unfit(model: ir.Model, types: ElementTypes, ranges: Ranges, target: Format) 
         found |= {inner for outer, inner in _bound(call, body) if outer in found}
         found |= _Needs(model, body, types, ranges, target, path).find()
         found |= {outer for outer, inner in _bound(call, body) if inner in found and outer.producer() is call}
+    for chain in softmax_chains(model):
+        if any(value in found for node in chain for value in node.outputs):
+            found.update(chain)  # a large score needs its digits until the softmax has compared it
     return found
 
 
@@ -150,11 +154,7 @@ class _Needs:
         return False
 
     def _is_mask(self, value: ir.Value | None) -> bool:
-        tensor = constant(value) if self._types.is_float(value) else None
-        if tensor is None or tensor.size == 0:
-            return False
-        overflows = float(tensor.numpy().min()) < -self._target.largest
-        return overflows and not vanishes_or_overflows(tensor, self._target, masks=True)
+        return self._types.is_float(value) and is_mask(constant(value), self._target)
 
     def _is_needed(self, value: ir.Value, needed: Unfit) -> bool:
         wide, tiny = self._is_wide(value), self._is_tiny(value)

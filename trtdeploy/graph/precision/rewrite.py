@@ -21,7 +21,7 @@ from trtdeploy.graph.precision.element_types import (
     subgraphs,
 )
 from trtdeploy.graph.precision.formats import Format
-from trtdeploy.graph.precision.islands import BOUND_OPERATORS
+from trtdeploy.graph.precision.islands import BOUND_OPERATORS, MASK_SHARE
 from trtdeploy.graph.precision.regions import MOVEMENT
 
 Islands = Mapping[ir.Node, str]
@@ -266,7 +266,7 @@ class Rewriter:
         limit = self._target.largest
         is_bound = any(use.node.op_type in BOUND_OPERATORS for use in value.uses())
         mask = limit if is_bound else limit / 2
-        beyond = np.abs(data) > limit
+        beyond = np.abs(data) > limit * (1 if is_bound else MASK_SHARE)
         self.counts["clipped"] += bool(beyond.any())
         self.counts["constants"] += 1
         name = self._name(f"{value.name}{self._target.suffix}")

@@ -7,7 +7,7 @@ keys is not bounded, and many kinds of attention do not scale it. One infinite s
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from onnx_ir.passes import common
 from trtdeploy.attention.mhsa.operation import SCALED_DOT_PRODUCT
 from trtdeploy.attention.operations import is_operation
 from trtdeploy.graph.compare import random_feeds
-from trtdeploy.graph.precision.element_types import FLOAT, is_onnx
+from trtdeploy.graph.precision.element_types import FLOAT, constant, is_onnx
 from trtdeploy.graph.precision.formats import FP16
+from trtdeploy.graph.precision.islands import MASK_OPERATORS, is_mask
 from trtdeploy.graph.reference import ReferenceModel, ReferenceRunError
 
 if TYPE_CHECKING:
@@ -52,14 +53,14 @@ def large_scores(model: ir.Model, samples: Sequence[Feeds] = ()) -> tuple[set[ir
     Returns:
         The nodes; and why nothing was measured, or an empty string.
     """
-    chains = {str(index): chain for index, chain in enumerate(_chains(model))}
+    chains = {str(index): chain for index, chain in enumerate(softmax_chains(model))}
     if not chains:
         return set(), ""
     for index, chain in chains.items():
         for node in chain:
             node.metadata_props[_MARK] = index
     try:
-        peaks, reason = _peaks(model, samples)
+        peaks, reason = _peaks(model, samples, {index for index, chain in chains.items() if _is_masked(chain)})
     finally:
         for node in itertools.chain.from_iterable(chains.values()):
             del node.metadata_props[_MARK]
@@ -67,7 +68,7 @@ def large_scores(model: ir.Model, samples: Sequence[Feeds] = ()) -> tuple[set[ir
     return set(itertools.chain.from_iterable(large)), reason
 
 
-def _chains(model: ir.Model) -> Iterator[list[ir.Node]]:
+def softmax_chains(model: ir.Model) -> Iterator[list[ir.Node]]:
     """Yield for every softmax of products the nodes from the product to it; a node belongs to the first softmax."""
     taken: set[ir.Node] = set()
     for node in itertools.chain.from_iterable(_graphs(model)):
@@ -114,8 +115,19 @@ def _show_scores(model: ir.Model) -> None:
             node.append([factor, product, scores])
 
 
-def _peaks(model: ir.Model, samples: Sequence[Feeds]) -> tuple[dict[str, float], str]:
-    """Return the largest magnitude in each chain; and why there is none, or an empty string."""
+def _is_masked(chain: Sequence[ir.Node]) -> bool:
+    """Return whether a constant mask is among what lies between product and softmax."""
+    return any(
+        node.op_type in MASK_OPERATORS and any(is_mask(constant(value), FP16) for value in node.inputs)
+        for node in chain
+    )
+
+
+def _peaks(model: ir.Model, samples: Sequence[Feeds], masked: Collection[str]) -> tuple[dict[str, float], str]:
+    """Return the largest magnitude in each chain; and why there is none, or an empty string.
+
+    Behind the products of `masked` chains the largest number counts, not the largest magnitude: that is the mask's.
+    """
     flat = model.clone()
     _show_scores(flat)
     common.InlinePass()(flat)
@@ -125,7 +137,8 @@ def _peaks(model: ir.Model, samples: Sequence[Feeds]) -> tuple[dict[str, float],
         value = node.inputs[0] if is_onnx(node, "Softmax", "LogSoftmax") else node.outputs[0]
         if index is None or value is None or value.dtype not in {FLOAT, None}:
             continue
-        size = ir.node("Abs", [value], name=f"scores/{len(results)}/Abs")
+        operator = "Identity" if index in masked and not is_onnx(node, *_PRODUCTS) else "Abs"
+        size = ir.node(operator, [value], name=f"scores/{len(results)}/Abs")
         peak = ir.node("ReduceMax", size.outputs, {"keepdims": 0}, name=f"scores/{len(results)}/ReduceMax")
         size.outputs[0].name, peak.outputs[0].name = f"scores/{len(results)}/abs", f"scores/{len(results)}"
         peak.outputs[0].type, peak.outputs[0].shape = ir.TensorType(FLOAT), ir.Shape([])
