@@ -59,7 +59,7 @@ def search(candidates: Sequence[Candidate], trials: Trials, limit: float) -> Fou
     """Return few blocks to keep, so that the score drops by `limit` at most.
 
     Blocks are kept in the order of damage by gain, the worst first: a bisection finds how many. Then each of them is
-    given back to INT8 where the rest suffices, the largest gain first. What is returned was scored itself.
+    given back to INT8 where the rest suffices, the least damage for its gain first. What is returned was scored itself.
 
     Args:
         candidates: Every block that can be INT8, with unique names.
@@ -104,7 +104,7 @@ class _Search:
             keep = self._least_damage_alone(worst_first)
         if keep == self._all:
             return self._found("impossible", keep, int8)
-        return self._found("mixed", self._given_back(keep), int8)
+        return self._found("mixed", self._given_back(keep, worst_first), int8)
 
     def _bisected(self, order: Sequence[str]) -> frozenset[str]:
         """Return a short start of `order` that passes when kept; all blocks where none was found to."""
@@ -122,11 +122,10 @@ class _Search:
         best = min(blocks, key=lambda candidate: (candidate.damage, candidate.name)).name
         return self._all - {best} if self._passes(self._all - {best}) else self._all
 
-    def _given_back(self, keep: frozenset[str]) -> frozenset[str]:
-        """Return `keep` without the blocks that are not needed."""
-        by_gain = sorted(self._candidates, key=lambda candidate: (-candidate.gain, candidate.name))
-        for name in (candidate.name for candidate in by_gain):
-            if name in keep - self._unpaid and self._passes(keep - {name}):
+    def _given_back(self, keep: frozenset[str], worst_first: Sequence[Candidate]) -> frozenset[str]:
+        """Return `keep` without the blocks that are not needed, tried from the least damage for its gain on."""
+        for name in (candidate.name for candidate in reversed(worst_first)):
+            if name in keep and self._passes(keep - {name}):
                 keep -= {name}
         return keep
 
