@@ -77,6 +77,7 @@ class HalfDevice(SpoiledBackend):
     """
 
     half_in_graph = True
+    int8_form = "standard"
 
     def __init__(self, *blocks: str, always: bool = False) -> None:
         super().__init__()

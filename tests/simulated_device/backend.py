@@ -29,6 +29,7 @@ class SimulatedBackend:
     name = "tensorrt"
     fuses_attention = False
     half_in_graph = False
+    int8_form = "standard"
     on_gpu = True
     takes: frozenset[str] = frozenset()
 

@@ -74,6 +74,7 @@ class Draft:
         lowering = LoweringOptions(
             precision=options.precision,
             half_in_graph=backend.half_in_graph,
+            int8_form=backend.int8_form,
             calibration=options.calibration,
             keep=options.keep,
         )

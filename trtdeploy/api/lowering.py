@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,11 +22,10 @@ from trtdeploy.core.types import PassReport, Precision, Size
 
 if TYPE_CHECKING:
     from trtdeploy.api.passes import Passes, Progress
+    from trtdeploy.graph.precision.int8 import Form
     from trtdeploy.quantize import Calibration
 
 _HALF = {Precision.FP16: ir.DataType.FLOAT16, Precision.BF16: ir.DataType.BFLOAT16, Precision.INT8: ir.DataType.FLOAT16}
-_LEVELS = 128
-"""Largest magnitude of an INT8 number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +35,14 @@ class LoweringOptions:
     Attributes:
         precision: What the user asked for.
         half_in_graph: Whether 16 bits are a pass over the graph. Else the backend lowers them itself.
+        int8_form: How Q/DQ are written for the builder; see `graph.precision.int8.ToInt8`.
         calibration: The images on which ranges are measured; INT8 needs some.
         keep: Patterns of names of nodes that stay in the next higher precision: FP16 with INT8, FP32 with FP16.
     """
 
     precision: Precision
     half_in_graph: bool
+    int8_form: Form = "standard"
     calibration: CalibrationOptions
     keep: tuple[str, ...] = ()
 
@@ -97,25 +98,26 @@ class Lowering:
         kept = [*self._options.keep, *keep]
         peaks = self._measured_peaks(passes) if self._is_half else None
         if self._options.precision is Precision.INT8:
-            self._quantise(passes, kept)
+            peaks = self._quantise(passes, kept, peaks)
             kept = []
         if self._is_half:
             from trtdeploy.graph.precision.fp16 import ToFp16
 
-            ranges = None if peaks is None else {**peaks, **dict(_dequantised(passes.model, peaks))}
-            passes.run(ToFp16(kept, ranges=ranges, element_type=_HALF[self._options.precision]))
+            passes.run(ToFp16(kept, ranges=peaks, element_type=_HALF[self._options.precision]))
 
     @property
     def _is_half(self) -> bool:
         return self._options.half_in_graph and self._options.precision in _HALF
 
-    def _quantise(self, passes: Passes, keep: list[str]) -> None:
+    def _quantise(self, passes: Passes, keep: list[str], peaks: dict[str, float] | None) -> dict[str, float] | None:
+        """Quantise the model; return `peaks` with bounds of the tensors that are new."""
         from trtdeploy.graph.precision.int8 import ToInt8, tensors_to_calibrate
 
-        wanted = tensors_to_calibrate(passes.model)
+        form = self._options.int8_form
+        wanted = tensors_to_calibrate(passes.model, form=form)
         if not wanted:  # it came quantised, or nothing in it can be; the pass says which
             passes.run(ToInt8({}, keep))
-            return
+            return peaks
         if self._calibration is None:
             options = self._options.calibration
             if options.images is None:
@@ -128,7 +130,8 @@ class Lowering:
         batches = f"{found.batches} batches" + (f", {found.cached} of them from the cache" if found.cached else "")
         what = f"ranges of {len(found.ranges)} tensors by {found.method} on {batches}"
         passes.note(_measured(CALIBRATE, what, found.warnings))
-        passes.run(ToInt8(found.ranges, keep))
+        details = passes.run(ToInt8(found.ranges, keep, form))
+        return None if peaks is None else {**peaks, **details["ranges"]}
 
     def _measured_peaks(self, passes: Passes) -> dict[str, float] | None:
         """Return the largest magnitudes of all tensors on the images, None where none are given."""
@@ -159,13 +162,3 @@ def _measured(name: str, what: str, warnings: Sequence[str]) -> PassReport:
     """Return the report of a measurement, beside those of the passes."""
     changes = (what, *(f"warning: {warning}" for warning in warnings))
     return PassReport(name=name, stage="PRECISION", changes=changes, details={"warnings": list(warnings)})
-
-
-def _dequantised(model: ir.Model, known: Mapping[str, float]) -> Iterator[tuple[str, float]]:
-    """Yield the names of what DequantizeLinear nodes give, and the largest magnitude that it can have."""
-    for node in model.graph:
-        name = node.outputs[0].name or ""
-        if node.op_type == "DequantizeLinear" and name not in known:
-            scale = ir.convenience.get_const_tensor(node.inputs[1]) if node.inputs[1] is not None else None
-            if scale is not None:
-                yield name, _LEVELS * float(scale.numpy().max())

@@ -17,7 +17,7 @@ from trtdeploy.api.draft import Draft
 from trtdeploy.api.evaluate import detect_all
 from trtdeploy.api.second_try import grouped, names_of
 from trtdeploy.backends import registry
-from trtdeploy.backends.base import Progress
+from trtdeploy.backends.base import Backend, Progress
 from trtdeploy.backends.onnxruntime import OnnxRuntimeBackend
 from trtdeploy.backends.trt_options import TensorRtOptions
 from trtdeploy.core.engine_info import METADATA_KEY, EngineInfo, GateInfo, encode_info
@@ -70,7 +70,7 @@ class TrialNetwork:
         )  # fmt: skip
         step("load")
         loaded = load_model(path)
-        self._draft = Draft(loaded, _TrialBackend(self.target.fuses_attention), options, self._step)
+        self._draft = Draft(loaded, _TrialBackend(self.target), options, self._step)
         if self._draft.quantised is not None:
             raise UsageError(f"{path} came quantised, so there is nothing to choose: its own Q/DQ stay as they are.")
         with tempfile.TemporaryDirectory() as folder:
@@ -155,8 +155,8 @@ class TrialNetwork:
 class _TrialBackend(OnnxRuntimeBackend):
     """Runs the graph that another backend gets; what that fuses is inlined at the end."""
 
-    def __init__(self, fuses_attention: bool) -> None:
-        self.fuses_attention = fuses_attention
+    def __init__(self, target: Backend) -> None:
+        self.fuses_attention, self.int8_form = target.fuses_attention, target.int8_form
 
     def build(
         self,

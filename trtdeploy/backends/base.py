@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from trtdeploy.core.engine_info import EngineInfo
 from trtdeploy.core.types import Precision
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from trtdeploy.backends.trt_options import TensorRtOptions
 
+Int8Form = Literal["standard", "factored", "runtime"]
 Progress = Callable[[str], None]
 """Called with the name of each step as it starts."""
 
@@ -98,6 +99,7 @@ class Backend(Protocol):
             others the nodes are inlined, and zeros would only cost time.
         half_in_graph: Whether FP16 is a pass over the graph, so that single blocks can stay FP32. The others lower the
             precision themselves.
+        int8_form: How the Q/DQ of an INT8 graph are written for its builder; see `graph.precision.int8.ToInt8`.
         on_gpu: Whether engines run on a GPU: by default they take frames as they are, and their NMS has no control
             flow, so that a CUDA graph can hold all of an execution.
         takes: Names of the fields of `TensorRtOptions` that `build` takes.
@@ -106,6 +108,7 @@ class Backend(Protocol):
     name: str
     fuses_attention: bool
     half_in_graph: bool
+    int8_form: Int8Form
     on_gpu: bool
     takes: frozenset[str]
 

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtdeploy.backends.base import Availability, Progress, SessionOptions
+from trtdeploy.backends.base import Availability, Int8Form, Progress, SessionOptions
 from trtdeploy.backends.onnx_engine import run_probes, write_engine
 from trtdeploy.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeSession
 from trtdeploy.backends.trt_options import TensorRtOptions
@@ -30,6 +30,7 @@ class EmulatedBackend(OnnxRuntimeBackend):
     name = "emulated"
     fuses_attention = True
     half_in_graph = True
+    int8_form: Int8Form = "standard"
 
     def availability(self) -> Availability:
         """Return whether ONNX Runtime, which runs the engines, is installed."""

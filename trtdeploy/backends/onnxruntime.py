@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtdeploy.backends.base import Availability, Progress, SessionOptions
+from trtdeploy.backends.base import Availability, Int8Form, Progress, SessionOptions
 from trtdeploy.backends.contract import Contract
 from trtdeploy.backends.onnx_engine import first_lines, run_probes, write_engine
 from trtdeploy.backends.threads import core_plans, threads_per_context
@@ -34,6 +34,7 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
     fuses_attention = False
     half_in_graph = False
+    int8_form: Int8Form = "runtime"
     on_gpu = False
     takes: frozenset[str] = frozenset()
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtdeploy.backends.base import Availability, Progress, SessionOptions
+from trtdeploy.backends.base import Availability, Int8Form, Progress, SessionOptions
 from trtdeploy.backends.device_files import driver_version, why_no_gpu
 from trtdeploy.backends.timing_cache import timing_cache_path
 from trtdeploy.backends.trt_libraries import INSTALL, version_numbers
@@ -45,6 +45,7 @@ class TensorRtBackend:
     name = "tensorrt"
     fuses_attention = True
     half_in_graph = True
+    int8_form: Int8Form = "standard"
     on_gpu = True
     takes = TENSORRT_OPTIONS
 

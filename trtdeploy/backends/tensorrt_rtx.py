@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtdeploy.backends.base import Availability, Progress, SessionOptions
+from trtdeploy.backends.base import Availability, Int8Form, Progress, SessionOptions
 from trtdeploy.backends.device_files import why_no_gpu
 from trtdeploy.backends.trt_options import RTX_OPTIONS, TARGETS, TensorRtOptions
 from trtdeploy.backends.trt_plan import PlanRequest, precision_note, write_plan_of
@@ -29,6 +29,7 @@ class TensorRtRtxBackend:
     name = "tensorrt-rtx"
     fuses_attention = True
     half_in_graph = True
+    int8_form: Int8Form = "factored"
     on_gpu = True
     takes = RTX_OPTIONS
 
