@@ -68,7 +68,10 @@ def adversarial(kind: AttentionKind, seed: int) -> dict[str, Maps]:
 def test_adversarial_maps_cost_what_rounding_costs_and_nothing_overflows(kind: AttentionKind) -> None:
     model, bound = fused(kind.name, 0), half_table.read()[kind.name, 0].columns["FP16"]
     maps, others = adversarial(kind, 1), adversarial(kind, 2)
+    tiny, other_tiny = maps.pop("subnormals"), others.pop("subnormals")
     found = half_gaps(model, list(maps.values()), calibration=list(others.values()))
+    found += half_gaps(model, [tiny], calibration=[other_tiny])  # beside the others it may vanish
+    maps["subnormals"] = tiny
     allowed = rounding_gaps(model, list(maps.values()))
     for name, gap, rounding in zip(maps, found, allowed, strict=True):
         assert gap <= half_table.ROUNDING * rounding + 2 * bound, name
@@ -77,24 +80,23 @@ def test_adversarial_maps_cost_what_rounding_costs_and_nothing_overflows(kind: A
 # Islands are needed: without them a bound breaks
 
 
-@pytest.mark.parametrize("name", ["simam", "se", "coordatt", "ema", "psa"])
+@pytest.mark.parametrize("name", ["ema", "emha", "hierarchical_mixed", "multi_task_mixed", "se"])
 def test_without_islands_the_bound_breaks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sums are kept in 16 bits here, as a kernel may do with a 16-bit reduction."""
-    kind = catalogue.kind(name)
-    factor = 1.0 if name in {"se", "coordatt", "psa"} else 100.0
-    maps = tuple(given + 3 * factor for given in scaled(images(kind.cases[0], (1, 40, 41)), factor))
-    model, bound = fused(name, 0), half_table.read()[name, 0].columns["FP16"]
+    """Sums are kept in 16 bits here, as a kernel may do with a 16-bit reduction, and planes are larger."""
+    model, case = fused(name, 0), catalogue.kind(name).cases[0]
+    maps = tuple(given + 300 for given in scaled(images(case, (1, 40, 41)), 100))
+    bound = half_table.read()[name, 0].columns["FP16"]
 
-    def in_half(lowered: ir.Model) -> None:
-        inline_functions(lowered)
-        ShapeInferencePass()(lowered)
-        sum_in_half(lowered)
+    def gap() -> float:
+        return half_gaps(model, [maps], calibration=[maps], change=_sum_in_half)[0]
 
-    def gap_() -> float:
-        return half_gaps(model, [maps], calibration=[maps], change=in_half)[0]
-
-    careful = gap_()
+    allowed = half_table.ROUNDING * rounding_gaps(model, [maps])[0] + 2 * bound
+    assert gap() <= allowed
     monkeypatch.setattr(IslandFinder, "find", lambda self: {})
-    careless = gap_()
-    assert careful <= half_table.ROUNDING * rounding_gaps(model, [maps])[0] + 2 * bound
-    assert not careless <= 3 * careful
+    assert not gap() <= allowed
+
+
+def _sum_in_half(lowered: ir.Model) -> None:
+    inline_functions(lowered)
+    ShapeInferencePass()(lowered)
+    sum_in_half(lowered)
