@@ -15,6 +15,7 @@ from trtdeploy.graph.plan import PassResult
 from trtdeploy.graph.precision.element_types import ElementTypes, FunctionId, is_onnx, nested_nodes
 from trtdeploy.graph.precision.formats import BF16, FORMATS, FP16, Format
 from trtdeploy.graph.precision.int8.opset import raise_opset
+from trtdeploy.graph.precision.int8.requantised import drop_requantised
 from trtdeploy.graph.precision.islands import IslandFinder, unfit_parameters
 from trtdeploy.graph.precision.measured import Ranges, Unfit, missing_ranges, separate_calls, unfit
 from trtdeploy.graph.precision.own_functions import give_own_functions
@@ -116,6 +117,7 @@ class ToFp16:
 
         rewriter = Rewriter(types, islands, kept, single | measured, self._target)
         rewriter.model(model)
+        drop_requantised(model)
         common.RemoveUnusedNodesPass()(model)
         renamed = _take_names(model, self._target)
         notes = [unmeasured, f"the opset stays {opset}: {obstacle}" if obstacle else ""]
