@@ -50,7 +50,8 @@ def joined(behind: float = SCALE, second: float = SCALE, operator: str = "Concat
 
 def run(model: onnx.ModelProto) -> Any:
     rng = np.random.default_rng(1)
-    feeds = {name: rng.normal(0, 5, (1, 4, 6, 6)).astype(np.float32) for name in "ab"}
+    # FP16 holds these numbers, so that it quantises them as FP32 does
+    feeds = {name: (rng.integers(-200, 200, (1, 4, 6, 6)) / 16).astype(np.float32) for name in "ab"}
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return session.run(None, feeds)[0]
 
@@ -85,4 +86,4 @@ def test_fp16_graph_loads_in_onnx_runtime_with_its_optimisations() -> None:
     scales = {node.input[1] for node in half.graph.node if node.op_type == "QuantizeLinear"}
     kinds = {item.name: item.data_type for item in half.graph.initializer}
     assert {kinds[scale] for scale in scales} == {TensorProto.FLOAT16}
-    np.testing.assert_allclose(run(half), run(joined()), rtol=5e-3, atol=5e-2)
+    np.testing.assert_allclose(run(half), run(joined()), rtol=2e-3, atol=2e-2)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 _HALF = {Precision.FP16: ir.DataType.FLOAT16, Precision.BF16: ir.DataType.BFLOAT16, Precision.INT8: ir.DataType.FLOAT16}
 
+_LEVELS = 128
+"""Largest magnitude of an INT8 number."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoweringOptions:
@@ -131,7 +134,7 @@ class Lowering:
         what = f"ranges of {len(found.ranges)} tensors by {found.method} on {batches}"
         passes.note(_measured(CALIBRATE, what, found.warnings))
         details = passes.run(ToInt8(found.ranges, keep, form))
-        return None if peaks is None else {**peaks, **details["ranges"]}
+        return None if peaks is None else {**peaks, **details["ranges"], **dict(_dequantised(passes.model, peaks))}
 
     def _measured_peaks(self, passes: Passes) -> dict[str, float] | None:
         """Return the largest magnitudes of all tensors on the images, None where none are given."""
@@ -162,3 +165,13 @@ def _measured(name: str, what: str, warnings: Sequence[str]) -> PassReport:
     """Return the report of a measurement, beside those of the passes."""
     changes = (what, *(f"warning: {warning}" for warning in warnings))
     return PassReport(name=name, stage="PRECISION", changes=changes, details={"warnings": list(warnings)})
+
+
+def _dequantised(model: ir.Model, known: Collection[str]) -> Iterator[tuple[str, float]]:
+    """Yield the names of what DequantizeLinear nodes give that is not known, and the largest magnitude it can have."""
+    for node in model.graph:
+        name = node.outputs[0].name or ""
+        if node.op_type == "DequantizeLinear" and name not in known:
+            scale = None if node.inputs[1] is None else ir.convenience.get_const_tensor(node.inputs[1])
+            if scale is not None:
+                yield name, _LEVELS * float(scale.numpy().max())
