@@ -72,7 +72,8 @@ def test_missing_tensorrt_has_the_pip_line_and_says_what_to_do_on_a_jetson(monke
 
 def test_unknown_backend_lists_those_there_are() -> None:
     with pytest.raises(
-        UsageError, match=r"no backend 'cuda'\. Choose one of emulated, onnxruntime, openvino, tensorrt, tensorrt-rtx, or auto"
+        UsageError,
+        match=r"no backend 'cuda'\. Choose one of emulated, onnxruntime, openvino, tensorrt, tensorrt-rtx, or auto",
     ):
         registry.get("cuda")
 
