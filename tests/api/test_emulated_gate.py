@@ -10,7 +10,7 @@ from typing import Any
 import gate_faults as faults
 import onnx
 import pytest
-from fragile_model import fragile
+from overflowing_layer import fragile
 from spoiled_backend import SpoiledBackend
 
 from trtdeploy import api

@@ -8,7 +8,7 @@ from typing import Any
 
 import cv2
 import pytest
-from fragile_model import fragile
+from overflowing_layer import fragile
 
 from trtdeploy import api
 from trtdeploy.api import BuildOptions, BuildReport, GateOptions, OptimizeOptions, lowering
