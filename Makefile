@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-real test-gpu docker-check attention-table builder-table engine-table kernels kernel-table \
-  lint clean
+  precision-table lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/trtdeploy demo --output demo-output --force
@@ -41,6 +41,12 @@ builder-table: $(VENV)/.installed-real
 engine-table: $(VENV)/.installed-real
 	$(BIN)/python benchmarks/engine_table.py > docs/engine-table.tmp
 	mv docs/engine-table.tmp docs/engine-table.md
+
+# Accuracy and engines of the packaged model by precision, and of networks that benchmarks/train_detector.py trained in
+# the folders TRAINED; writes docs/precision-table.md.
+precision-table: $(VENV)/.installed-real
+	$(BIN)/python benchmarks/precision_table.py --trained $(TRAINED) > docs/precision-table.tmp
+	mv docs/precision-table.tmp docs/precision-table.md
 
 # Compiles the Triton kernels to PTX, without a GPU, and writes trtdeploy/kernels/ptx.
 kernels: $(VENV)/.installed-test
