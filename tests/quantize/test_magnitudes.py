@@ -51,6 +51,15 @@ def test_order_and_portions_do_not_change_a_bit() -> None:
     assert _state(_counted(*(part[i : i + 100] for part in parts for i in range(0, 997, 100)))) == together
 
 
+def test_a_tensor_that_is_zero_on_one_image_keeps_its_resolution() -> None:
+    values = (_RNG.normal(size=997) * 1e-3).astype(np.float32)
+    zeros = np.zeros(10, np.float32)
+    together = _state(_counted(np.concatenate([zeros, values])))
+    assert _state(_counted(zeros, values)) == together
+    assert _state(_counted(values, zeros)) == together
+    assert _counted(zeros, values).used.size > BINS // 2
+
+
 def test_every_element_is_counted_once_while_the_bins_grow() -> None:
     found = Magnitudes()
     for index in range(60):

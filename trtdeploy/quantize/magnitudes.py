@@ -83,7 +83,7 @@ class Magnitudes:
 
     def _cover(self, peak: float) -> None:
         """Widen the bins until they reach beyond `peak`."""
-        exponent = max(math.frexp(peak)[1], _SMALLEST_EXPONENT)
+        exponent = math.frexp(peak)[1] if peak else _SMALLEST_EXPONENT  # of zero it would be that of 1
         if exponent <= self.exponent:
             return
         merged = 1 << min(exponent - self.exponent, BINS.bit_length() - 1)
