@@ -287,8 +287,15 @@ class TakenNames:
 
 def _rename(things: Iterable[ir.Value | ir.Node], taken: set[str | None]) -> None:
     for thing in things:
-        base, number = thing.name, 1
-        while thing.name in taken:
-            number += 1
-            thing.name = f"{base}_{number}"
-        taken.add(thing.name)
+        assert thing.name is not None  # the emitter named it
+        thing.name = unique_name(thing.name, taken)
+
+
+def unique_name(wanted: str, taken: set[str | None]) -> str:
+    """Return `wanted`, with a number where it is among the names in `taken`, and add it to them."""
+    name, number = wanted, 1
+    while name in taken:
+        number += 1
+        name = f"{wanted}_{number}"
+    taken.add(name)
+    return name

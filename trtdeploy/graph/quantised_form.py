@@ -10,8 +10,9 @@ from onnx_ir.passes import common
 
 from trtdeploy.core.errors import ModelError
 from trtdeploy.core.types import PassReport
-from trtdeploy.graph.emit import TakenNames
+from trtdeploy.graph.emit import unique_name
 from trtdeploy.graph.plan import PassResult
+from trtdeploy.graph.precision.element_types import all_names
 from trtdeploy.graph.precision.int8.opset import raise_opset, version_of
 from trtdeploy.graph.quantised import (
     LAYERS,
@@ -90,7 +91,7 @@ class _Writing:
 
     def __init__(self, model: ir.Model) -> None:
         self._graph = model.graph
-        self._taken = TakenNames.of(model.graph)
+        self._taken = all_names(model)
         self._signed: dict[ir.Value, ir.Value] = {}
         self.constants = self.shifted = 0
 
@@ -130,11 +131,7 @@ class _Writing:
         return self._signed[value]
 
     def _initializer(self, wanted: str, array: NDArray[Any]) -> ir.Value:
-        name, number = wanted, 1
-        while name in self._taken.values:
-            number += 1
-            name = f"{wanted}_{number}"
-        self._taken.values.add(name)
+        name = unique_name(wanted, self._taken)
         tensor = ir.tensor(array, name=name)
         value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
         self._graph.register_initializer(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
@@ -18,6 +17,7 @@ from trtdeploy.graph.precision.int8.opset import raise_opset
 from trtdeploy.graph.precision.int8.requantised import drop_requantised
 from trtdeploy.graph.precision.islands import IslandFinder, unfit_parameters
 from trtdeploy.graph.precision.measured import Ranges, Unfit, missing_ranges, separate_calls, unfit
+from trtdeploy.graph.precision.named import check_patterns, is_named
 from trtdeploy.graph.precision.own_functions import give_own_functions
 from trtdeploy.graph.precision.regions import decoding
 from trtdeploy.graph.precision.rewrite import Islands, Rewriter
@@ -91,10 +91,10 @@ class ToFp16:
                 f"The model has opset {opset}, whose operators do not all take FP16. Expected {MIN_OPSET} or newer: "
                 "export it again with a newer opset."
             )
-        self._check_patterns(model)
+        check_patterns(model, self._keep)
         model = model.clone()
         obstacle = raise_opset(model, MIN_BF16_OPSET) if self._target is BF16 else ""
-        give_own_functions(model, [node for node in model.graph if self._is_kept(node)])
+        give_own_functions(model, [node for node in model.graph if is_named(node, self._keep)])
         if _lacks_shapes(model):
             common.ShapeInferencePass()(model)  # the lengths of softmaxes, sums and outputs decide
         types = ElementTypes(model)
@@ -127,17 +127,8 @@ class ToFp16:
         """Return the islands of coordinates, and those that the user named."""
         islands = dict.fromkeys(decoding(graph, types, tail), "coordinates and selection")
         if self._keep:
-            islands.update(dict.fromkeys((node for node in graph if self._is_kept(node)), "asked for"))
+            islands.update(dict.fromkeys((node for node in graph if is_named(node, self._keep)), "asked for"))
         return islands
-
-    def _is_kept(self, node: ir.Node) -> bool:
-        return any(fnmatch.fnmatchcase(node.name or "", pattern) for pattern in self._keep)
-
-    def _check_patterns(self, model: ir.Model) -> None:
-        names = [node.name or "" for graph in _graphs(model) for node in graph.all_nodes()]
-        for pattern in self._keep:
-            if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-                raise ModelError(f"No node is named {pattern!r}, which should stay FP32. Expected a node's name.")
 
     def _report(self, rewriter: Rewriter, kept: set[FunctionId], halved: int, notes: Sequence[str]) -> PassReport:
         counts = rewriter.counts

@@ -7,6 +7,7 @@ from collections.abc import Collection
 import onnx_ir as ir
 
 from trtdeploy.attention.operations import is_operation
+from trtdeploy.graph.emit import unique_name
 from trtdeploy.graph.fuse.body import make_names_unique
 from trtdeploy.graph.precision.element_types import FunctionId
 
@@ -44,11 +45,7 @@ def _copy(model: ir.Model, identifier: FunctionId, copies: dict[FunctionId, str]
         return name
     if identifier not in copies:
         body = ir.to_proto(model.functions[identifier])
-        taken = {other for other_domain, other, _ in model.functions if other_domain == domain}
-        body.name, number = name + _SUFFIX, 1
-        while body.name in taken:
-            number += 1
-            body.name = f"{name}{_SUFFIX}_{number}"
+        body.name = unique_name(name + _SUFFIX, {other for where, other, _ in model.functions if where == domain})
         copies[identifier] = body.name
         make_names_unique(body)
         for node in body.node:

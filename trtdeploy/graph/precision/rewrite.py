@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 import onnx_ir as ir
 
+from trtdeploy.graph.emit import unique_name
 from trtdeploy.graph.precision.element_types import (
     FLOAT,
     FLOATS,
@@ -200,7 +201,7 @@ class Rewriter:
     def _restore_output(self, graph: ir.Graph, index: int, value: ir.Value) -> None:
         """Give the graph's output its type back under its own name; the lowered tensor gets another."""
         name = value.name
-        value.name = self._name(f"{name}{self._target.suffix}")
+        value.name = unique_name(f"{name}{self._target.suffix}", self._names)
         single = self.version(value, FLOAT)
         graph.outputs[index] = single
         single.name, single.shape = name, value.shape
@@ -251,7 +252,7 @@ class Rewriter:
 
     def _new_cast(self, source: ir.Value, kind: ir.DataType) -> ir.Node:
         self.counts["casts"] += 1
-        name = self._name(f"{source.name}_to_{'fp32' if kind == FLOAT else self._target.pass_name}")
+        name = unique_name(f"{source.name}_to_{'fp32' if kind == FLOAT else self._target.pass_name}", self._names)
         cast = ir.node("Cast", [source], {"to": int(kind)}, outputs=[ir.Value(name=name)], name=name)
         cast.outputs[0].type = ir.TensorType(kind)
         return cast
@@ -269,7 +270,7 @@ class Rewriter:
         beyond = np.abs(data) > limit * (1 if is_bound else MASK_SHARE)
         self.counts["clipped"] += bool(beyond.any())
         self.counts["constants"] += 1
-        name = self._name(f"{value.name}{self._target.suffix}")
+        name = unique_name(f"{value.name}{self._target.suffix}", self._names)
         clipped = np.where(beyond, np.clip(data, -mask, mask), data).astype(self._lowered.numpy())
         lowered = ir.tensor(clipped, name=name)
         producer = value.producer()
@@ -287,15 +288,6 @@ class Rewriter:
 
     def _type(self, value: ir.Value) -> ir.DataType | None:
         return self._now.get(value) or self._types[value]
-
-    def _name(self, wanted: str) -> str:
-        """Return a name that no value and no node has."""
-        name, number = wanted, 1
-        while name in self._names:
-            number += 1
-            name = f"{wanted}_{number}"
-        self._names.add(name)
-        return name
 
     def _declare_types(self) -> None:
         for value, kind in self._now.items():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Collection, Iterable
 
 import onnx_ir as ir
 
 from trtdeploy.graph.precision.element_types import ElementTypes, constant, is_onnx, nested_nodes
 from trtdeploy.graph.precision.int8.weights import QuantisedWeights, quantise
+from trtdeploy.graph.precision.named import is_named
 from trtdeploy.graph.precision.regions import MOVEMENT, decoding, producers
 from trtdeploy.graph.view.sdpa import find_core
 
@@ -58,7 +58,7 @@ class Layers:
 
     def is_kept(self, node: ir.Node) -> bool:
         """Return whether a pattern names the node."""
-        return any(fnmatch.fnmatchcase(node.name or "", pattern) for pattern in self._keep)
+        return is_named(node, self._keep)
 
     def _decide(self, node: ir.Node, reason: str) -> None:
         tensor = constant(node.inputs[1])

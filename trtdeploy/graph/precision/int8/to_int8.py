@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections import Counter
 from collections.abc import Collection
@@ -22,6 +21,7 @@ from trtdeploy.graph.precision.int8.placement import Placement
 from trtdeploy.graph.precision.int8.weights import LEVELS, SMALLEST_SCALE, rounded_up
 from trtdeploy.graph.precision.int8.write import Writer
 from trtdeploy.graph.precision.measured import Ranges
+from trtdeploy.graph.precision.named import check_patterns
 
 Form = Literal["standard", "factored", "runtime"]
 MIN_OPSET = 13
@@ -180,13 +180,7 @@ def _check(model: ir.Model, keep: Collection[str]) -> None:
             f"The model has opset {opset}, whose Q/DQ have one scale for all channels. Expected {MIN_OPSET} or newer: "
             "export it again with a newer opset."
         )
-    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-    names = [node.name or "" for graph in graphs for node in graph.all_nodes()]
-    for pattern in keep:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-            raise ModelError(
-                f"No node is named {pattern!r}, which should stay in higher precision. Expected a node's name."
-            )
+    check_patterns(model, keep)
 
 
 def _is_quantised(model: ir.Model) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from trtdeploy.graph.emit import unique_name
 from trtdeploy.graph.precision.element_types import all_names, constant
 from trtdeploy.graph.precision.int8.placement import Read
 from trtdeploy.graph.precision.int8.weights import QuantisedWeights
@@ -98,7 +99,7 @@ class Writer:
         node.replace_input_with(1, self._weights[key])
         for use in uses:
             use.node.replace_input_with(use.idx, last.outputs[0])
-        result.name, last.outputs[0].name = self._name(f"{name}/unscaled"), name  # ranges go by name
+        result.name, last.outputs[0].name = unique_name(f"{name}/unscaled", self._names), name  # ranges go by name
         self.ranges[result.name] = float(largest * common * sums.max())
 
     def _behind(self, node: ir.Node, operator: str, operand: ir.Value) -> ir.Node:
@@ -125,26 +126,18 @@ class Writer:
     def _node(
         self, operator: str, name: str, inputs: list[ir.Value], kind: ir.DataType, shape: ir.Shape | None
     ) -> ir.Node:
-        node = ir.node(operator, inputs, name=self._name(f"{name}/{operator}"))
+        node = ir.node(operator, inputs, name=unique_name(f"{name}/{operator}", self._names))
         output = node.outputs[0]
-        output.name, output.type, output.shape = self._name(f"{node.name}_output"), ir.TensorType(kind), shape
+        output.name = unique_name(f"{node.name}_output", self._names)
+        output.type, output.shape = ir.TensorType(kind), shape
         return node
 
     def _initializer(self, name: str, array: NDArray[Any]) -> ir.Value:
-        name = self._name(name)
+        name = unique_name(name, self._names)
         tensor = ir.tensor(array, name=name)
         value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
         self._graph.register_initializer(value)
         return value
-
-    def _name(self, wanted: str) -> str:
-        """Return a name that no value and no node has."""
-        name, number = wanted, 1
-        while name in self._names:
-            number += 1
-            name = f"{wanted}_{number}"
-        self._names.add(name)
-        return name
 
 
 def _common(scales: NDArray[np.float32]) -> float:
