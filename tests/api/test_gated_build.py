@@ -194,7 +194,7 @@ def test_photos_are_taken_evenly_and_a_single_one_gets_a_mirrored_twin(tmp_path:
 
 
 def test_bad_folders_of_photos_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--gate-images .*nowhere: it does not exist\. Give a folder of photos"):
+    with pytest.raises(UsageError, match=r"--gate-images .*nowhere: it does not exist\. Give a folder of images"):
         GateOptions(images=tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("")

@@ -149,3 +149,11 @@ def test_options_of_tensorrt_are_refused(tmp_path: Path) -> None:
         registry.get("emulated").build(
             tiny.detector(), tiny.info("emulated"), tmp_path / "x.engine", None, TensorRtOptions(workspace_mib=64)
         )
+
+
+@pytest.mark.parametrize(("built_for", "asked"), [("emulated", "onnxruntime"), ("onnxruntime", "emulated")])
+def test_another_backend_does_not_stand_in_for_it(built_for: str, asked: str) -> None:
+    with pytest.raises(UsageError, match=rf"--backend {asked}: x\.engine was built for {built_for}.* build the model"):
+        registry.runner_of("x.engine", built_for, asked)
+    assert registry.runner_of("x.engine", built_for, built_for).name == built_for
+    assert registry.runner_of("x.engine", "onnxruntime", None).name == "onnxruntime"

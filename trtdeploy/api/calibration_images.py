@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trtdeploy.core.errors import SourceError, UsageError
+from trtdeploy.core.image_files import is_image, read_image, spread
 from trtdeploy.core.types import Size
 from trtdeploy.evaluate.datasets import read_images
 
@@ -48,7 +49,7 @@ class CalibrationImage:
         Raises:
             SourceError: It is gone, or no longer what it was.
         """
-        image = _decode(self.path)
+        image = read_image(self.path)
         if image is None or _digest(image) != self.digest:
             raise SourceError(f"The calibration image {self.path} changed while it was used. Start again.")
         return image
@@ -67,9 +68,7 @@ def choose_images(data: Path, limit: int, network: Size) -> tuple[list[Calibrati
         SourceError: Images cannot be read, of which all are named; or all images are of one colour.
         MissingDependencyError: The layout of the labels needs a library that is not installed.
     """
-    paths = _paths(data)
-    count = min(limit, len(paths))
-    images = _read_all([paths[index * len(paths) // count] for index in range(count)], data)
+    images = _read_all(spread(_paths(data), limit), data)
     shown = [image for image in images if not image.is_flat]
     if not shown:
         raise SourceError(
@@ -92,8 +91,6 @@ def _paths(data: Path) -> list[Path]:
 
 
 def _folders_with_images(data: Path) -> Iterable[Path]:
-    from trtdeploy.evaluate.datasets.folder import is_image
-
     folders = sorted(path for path in data.iterdir() if path.is_dir()) if data.is_dir() else []
     return [folder for folder in folders if any(is_image(path) for path in folder.iterdir())]
 
@@ -101,7 +98,7 @@ def _folders_with_images(data: Path) -> Iterable[Path]:
 def _read_all(paths: Sequence[Path], data: Path) -> list[CalibrationImage]:
     found, broken = [], []
     for path in paths:
-        image = _decode(path)
+        image = read_image(path)
         if image is None:
             broken.append(path.name)
             continue
@@ -113,15 +110,6 @@ def _read_all(paths: Sequence[Path], data: Path) -> list[CalibrationImage]:
             "replace them."
         )
     return found
-
-
-def _decode(path: Path) -> NDArray[np.uint8] | None:
-    """Return the image as the runtime decodes it: 8 bits, three channels, upright; None where it cannot be read."""
-    try:
-        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-    except (cv2.error, OSError):
-        return None
-    return None if image is None else np.asarray(image, np.uint8)
 
 
 def _digest(image: NDArray[np.uint8]) -> str:

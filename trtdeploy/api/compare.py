@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from trtdeploy.api.compare_graphs import check_graphs, compare_graphs, format_of, format_of_side
+from trtdeploy.api.compare_graphs import check_graphs, compare_graphs, format_of, lowest_format
 from trtdeploy.api.compare_images import CompareImages
 from trtdeploy.api.engine import Engine
 from trtdeploy.api.engine import open as open_engine
@@ -43,7 +43,7 @@ class CompareOptions:
         conf: Boxes have a score above it on both sides; None takes the higher of the engines' own thresholds.
         tensors: Compare the tensors inside both networks too.
         tensor_images: Images on which they are compared.
-        tolerance: How far boxes may be apart; None takes FP32's where both sides compute in FP32, else FP16's.
+        tolerance: How far boxes may be apart; None takes the gate's limits for the lower precision of both sides.
     """
 
     images: Path
@@ -275,7 +275,7 @@ def _compare_boxes(
     a: Side, b: Side, images: CompareImages, conf: float, options: CompareOptions, step: Progress
 ) -> BoxReport:
     """Show the images to both engines."""
-    tolerance = options.tolerance or Tolerance.of(_loosest(a, b))
+    tolerance = options.tolerance or Tolerance.of(Precision(lowest_format(a, b)))
     nms = msgspec.structs.replace(a.info.nms, conf=conf)
     names = a.info.class_names or b.info.class_names
     comparison = BoxComparison(tolerance, nms, names, (a.info.nms.max_det, b.info.nms.max_det))
@@ -288,12 +288,6 @@ def _compare_boxes(
             scale = max(_scale(side, frame) for side in (a, b))
             comparison.add(name, first.detect([image])[0], second.detect([image])[0], scale)
     return comparison.report()
-
-
-def _loosest(a: Side, b: Side) -> Precision:
-    """Return FP32 where both sides compute in FP32."""
-    precise = all(format_of_side(side) == "fp32" for side in (a, b))
-    return Precision.FP32 if precise else Precision.FP16
 
 
 def _scale(side: Side, frame: Size) -> float:

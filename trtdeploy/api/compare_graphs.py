@@ -44,7 +44,7 @@ def compare_graphs(a: Side, b: Side, images: CompareImages, count: int, step: Pr
 
     size, batch = _shown(a, b)
     batches = list(islice(_canvases(images, a, size, batch), count))
-    limit = Limit.of(max((format_of_side(side) for side in (a, b)), key=_COARSENESS.index))
+    limit = Limit.of(lowest_format(a, b))
     try:
         return TensorComparison(_graph(a), _graph(b), limit, step).run(batches)
     except ReferenceRunError as error:
@@ -68,6 +68,11 @@ def check_graphs(a: Side, b: Side) -> None:
                 f"same precision ({side.info.precision}) with --backend emulated, and compare that engine."
             )
     _shown(a, b)
+
+
+def lowest_format(a: Side, b: Side) -> Format:
+    """Return the lowest precision of both sides."""
+    return max((format_of_side(side) for side in (a, b)), key=_COARSENESS.index)
 
 
 def format_of_side(side: Side) -> Format:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtdeploy.api.gate_options import SUFFIXES
-from trtdeploy.core.errors import SourceError, UsageError
+from trtdeploy.core.errors import SourceError
+from trtdeploy.core.image_files import images_in, read_image, spread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,20 +33,7 @@ class CompareImages:
     def __init__(self, folder: Path, limit: int | None) -> None:
         self.folder = folder
         self.unreadable: list[str] = []
-        if not folder.is_dir():
-            what = "is not a folder" if folder.exists() else "does not exist"
-            raise UsageError(f"--images {folder}: it {what}. Give a folder of images.")
-        try:
-            paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-        except OSError as error:
-            raise SourceError(f"--images {folder} cannot be read: {error.strerror}. Check its permissions.") from error
-        if not paths:
-            raise UsageError(
-                f"--images {folder}: there is no image in it. Expected files that end with "
-                f"{', '.join(sorted(SUFFIXES))}, directly in the folder."
-            )
-        count = min(len(paths), limit or len(paths))
-        self._paths = [paths[index * len(paths) // count] for index in range(count)]
+        self._paths = spread(images_in(folder, "--images"), limit)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -58,7 +45,7 @@ class CompareImages:
             SourceError: None of them can be read.
         """
         for path in self._paths:
-            image = self._read(path)
+            image = read_image(path)
             if image is not None:
                 yield path.name, image
             elif path.name not in self.unreadable:
@@ -75,20 +62,9 @@ class CompareImages:
         Raises:
             SourceError: It cannot be read any more.
         """
-        image = self._read(self.folder / name)
+        image = read_image(self.folder / name)
         if image is None:
             raise SourceError(
                 f"--images {self.folder}: {name} can no longer be read. Do not change the folder meanwhile."
             )
         return image
-
-    @staticmethod
-    def _read(path: Path) -> NDArray[np.uint8] | None:
-        import cv2
-        import numpy as np
-
-        try:
-            image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-        except (cv2.error, OSError):
-            return None
-        return None if image is None else np.asarray(image, np.uint8)

@@ -32,6 +32,7 @@ def open(engine: str | os.PathLike[str], backend: str | None = None, contexts: i
 
     Raises:
         EngineError: The file is not an engine, or the backend refused it.
+        UsageError: There is no such backend, or it cannot stand in for the one that built the engine.
         MissingDependencyError: The backend is not installed.
     """
     return Engine(Path(engine), backend=backend, options=SessionOptions(contexts=contexts, threads=threads))
@@ -55,7 +56,7 @@ class Engine:
     def __init__(self, path: Path, backend: str | None, options: SessionOptions) -> None:
         self.path = path
         self.info = read_info(path)
-        self._backend, _ = registry.choose(backend or self.info.backend)
+        self._backend = registry.runner_of(str(path), self.info.backend, backend)
         self._session = self._backend.open(path, self.info, options)
         self._context: Context | None = self._session.create_context()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from trtdeploy.core.errors import SourceError, UsageError
+from trtdeploy.core.image_files import images_in, read_image, spread
 from trtdeploy.engine.tolerance import Tolerance
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 GateMode = Literal["auto", "off", "warn", "enforce", "emulated"]
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+_OPTION = "--gate-images"
 _SEED = 2_000_001
 """A board that neither the training nor the held-out images of the packaged model show."""
 _DRAWN_SIZES = ((640, 640), (720, 960), (640, 480), (600, 800))
@@ -48,7 +49,7 @@ class GateOptions:
         if self.limit < 1:
             raise UsageError(f"The gate needs images, and a limit of {self.limit} allows none. Give 1 or more.")
         if self.images is not None:
-            photos(self.images)
+            images_in(self.images, _OPTION)
 
 
 @dataclass(frozen=True)
@@ -72,53 +73,23 @@ def gate_images(options: GateOptions, wanted: int) -> list[GateImage]:
     """
     if options.images is None:
         return list(_drawn(wanted))
-    paths = photos(options.images)
-    count = min(len(paths), options.limit)
-    found = _read([paths[index * len(paths) // count] for index in range(count)], options.images)
+    found = _read(spread(images_in(options.images, _OPTION), options.limit), options.images)
     if len(found) == 1:
         found.append(GateImage(f"{found[0].name} (mirrored)", found[0].image[:, ::-1].copy()))
     return found
 
 
-def photos(folder: Path) -> list[Path]:
-    """Return the image files in `folder`, by name.
-
-    Raises:
-        UsageError: It does not exist, is no folder, or holds no image.
-        SourceError: It cannot be read.
-    """
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise UsageError(f"--gate-images {folder}: it {what}. Give a folder of photos.")
-    try:
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-    except OSError as error:
-        raise SourceError(f"--gate-images {folder} cannot be read: {error.strerror}. Check its permissions.") from error
-    if not paths:
-        raise UsageError(
-            f"--gate-images {folder}: there is no image in it. Expected files that end with "
-            f"{', '.join(sorted(SUFFIXES))}, directly in the folder."
-        )
-    return paths
-
-
 def _read(paths: Sequence[Path], folder: Path) -> list[GateImage]:
-    import cv2
-    import numpy as np
-
     found, unreadable = [], []
     for path in paths:
-        try:
-            image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-        except (cv2.error, OSError):
-            image = None
+        image = read_image(path)
         if image is None:
             unreadable.append(path.name)
         else:
-            found.append(GateImage(path.name, np.asarray(image, np.uint8)))
+            found.append(GateImage(path.name, image))
     if unreadable:
         raise SourceError(
-            f"--gate-images {folder}: {len(unreadable)} of {len(paths)} images cannot be read: "
+            f"{_OPTION} {folder}: {len(unreadable)} of {len(paths)} images cannot be read: "
             f"{', '.join(unreadable)}. Remove them or replace them."
         )
     return found

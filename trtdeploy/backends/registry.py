@@ -9,6 +9,7 @@ from trtdeploy.backends.trt_libraries import INSTALL
 from trtdeploy.core.errors import MissingDependencyError, UsageError
 
 AUTO = "auto"
+_EMULATED = "emulated"
 
 
 def _onnxruntime() -> Backend:
@@ -46,7 +47,7 @@ _MAKERS: dict[str, Callable[[], Backend]] = {
     "tensorrt-rtx": _tensorrt_rtx,
     "openvino": _openvino,
     "onnxruntime": _onnxruntime,
-    "emulated": _emulated,
+    _EMULATED: _emulated,
 }
 
 
@@ -98,6 +99,29 @@ def choose(name: str = AUTO) -> tuple[Backend, str]:
             return backend, f"{candidate} {available.version or ''}".strip() + f": {why}{others}"
         skipped.append(f"{candidate} would be faster: {available.reason}.")
     raise MissingDependencyError("A backend", "building engines", _install("onnxruntime"))
+
+
+def runner_of(engine: str, built_by: str, asked: str | None) -> Backend:
+    """Return the backend that runs an engine: the one that built it, unless another is asked for.
+
+    Args:
+        engine: What the engine is called in messages.
+        built_by: Name of the backend that built it.
+        asked: Name of another one, or None.
+
+    Raises:
+        UsageError: There is no such backend; or it would run an emulated engine without rounding as it should, or
+            another one without anything to round.
+        MissingDependencyError: It is not usable here.
+    """
+    backend, _ = choose(asked or built_by)
+    if backend.name != built_by and _EMULATED in {backend.name, built_by}:
+        raise UsageError(
+            f"--backend {asked}: {engine} was built for {built_by}, and only engines built for {_EMULATED} are run "
+            f"with emulated arithmetic, there and nowhere else. Leave --backend out, or build the model for "
+            f"{backend.name}."
+        )
+    return backend
 
 
 _WHY = {

@@ -95,7 +95,7 @@ def open_engine(path: Path, backend: str | None) -> EngineFile:
 
     Raises:
         EngineError: The file is not an engine.
-        UsageError: There is no such backend.
+        UsageError: There is no such backend, or it cannot stand in for the one that built the engine.
         MissingDependencyError: The backend is not installed.
     """
     from trtdeploy.backends import registry
@@ -103,8 +103,7 @@ def open_engine(path: Path, backend: str | None) -> EngineFile:
     from trtdeploy.runtime.engine_handle import EngineFile
 
     info = read_info(path)
-    chosen, _reason = registry.choose(backend or info.backend)
-    return EngineFile(path, info, chosen)
+    return EngineFile(path, info, registry.runner_of(str(path), info.backend, backend))
 
 
 class PipelineRun:

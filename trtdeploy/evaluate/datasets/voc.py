@@ -12,7 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from trtdeploy.core.errors import SourceError, UsageError
-from trtdeploy.evaluate.datasets.folder import IMAGE_SUFFIXES
+from trtdeploy.core.image_files import IMAGE_SUFFIXES
 from trtdeploy.evaluate.datasets.label_files import read_text, write_file
 from trtdeploy.evaluate.datasets.labelled_images import Box, Label, LabelledImages, Sample, write_image
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from trtdeploy.core.discovery import require
 from trtdeploy.core.errors import SourceError, UsageError
+from trtdeploy.core.image_files import is_image
 from trtdeploy.core.types import Size
-from trtdeploy.evaluate.datasets.folder import is_image
 from trtdeploy.evaluate.datasets.image_size import image_size
 from trtdeploy.evaluate.datasets.label_files import read_text, write_file
 from trtdeploy.evaluate.datasets.labelled_images import Box, Label, LabelledImages, Sample, write_image
