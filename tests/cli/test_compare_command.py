@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from importlib import resources
@@ -22,6 +23,7 @@ from simulated_device.plans import make_plan
 from trtdeploy import api
 from trtdeploy.core.types import Precision, Size, SizeRange
 from trtdeploy.engine.sniff import read_info
+from trtdeploy.engine.tolerance import Tolerance
 from trtdeploy.scenes.circuit_boards import CircuitBoardScene
 
 Cli = Callable[..., Any]
@@ -145,6 +147,13 @@ def test_emulated_fp16_of_the_graph_for_gpus_diverges_nowhere(
     assert "no block diverges" in done.out
     assert "Emulated on the CPU" in done.out
     assert cv2.imread(str(tmp_path / "out.png")).shape[1] == 1320
+
+
+def test_int8_is_judged_by_the_limits_that_the_gate_has_for_it(cli_inside: Cli, assets: Path, frames: Path) -> None:
+    cli_inside("build", assets / "model.onnx", "-o", "q.engine", "--int8", "--calib", frames, "--backend", "emulated")
+    for given, expected in ((), Precision.INT8), (("--tolerance", "fp16"), Precision.FP16):
+        done = cli_inside("compare", assets / "x.engine", "q.engine", "--images", frames, "--json", *given)
+        assert done.json()["boxes"]["tolerance"] == dataclasses.asdict(Tolerance.of(expected)), done.text
 
 
 def test_networks_of_different_sizes_are_compared_and_said(cli_inside: Cli, assets: Path, frames: Path) -> None:

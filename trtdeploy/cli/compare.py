@@ -28,10 +28,10 @@ _SHOWN_CLASSES, _SHOWN_IMAGES, _SHOWN_FAILURES = 12, 8, 6
 @click.option("--conf", type=float, help="Compare boxes with a score above it; default: the engines' own threshold.")
 @click.option(
     "--tolerance",
-    type=click.Choice(["auto", "fp32", "fp16"]),
+    type=click.Choice(["auto", "fp32", "fp16", "int8"]),
     default="auto",
     show_default=True,
-    help="How far boxes may be apart: the gate's limits; auto: FP16's, unless both sides compute in FP32.",
+    help="How far boxes may be apart: the gate's limits; auto: those of the lower precision of both.",
 )
 @click.option("--tensors", is_flag=True, help="Compare the tensors inside too, and name the first block that diverges.")
 @click.option("--report", type=FilePath, metavar="FILE.html|FILE.png", help="Write a report with the worst images.")
