@@ -107,7 +107,7 @@ def plan(demo_model: Path, options: BuildOptions, boards: Path, network: TrialNe
 
 def test_exactly_the_block_with_wrong_ranges_is_kept(plan: MixedPlan) -> None:
     assert (plan.outcome, plan.blocks, plan.measure, plan.images) == ("mixed", (FAULTY,), MAP, 6)
-    assert plan.map_fp32 - plan.map_int8 > 0.1
+    assert plan.fp32.value - plan.int8.value > 0.1
     assert plan.drop <= LIMIT
     assert all(pattern.startswith(f"/{FAULTY}/") for pattern in plan.keep)
     assert plan.trials <= 10
@@ -119,13 +119,13 @@ def test_an_engine_built_with_the_plan_has_the_accuracy_that_it_promises(
 ) -> None:
     built = build(demo_model, tmp_path / "mixed.engine", dataclasses.replace(options, keep=plan.keep))
     measured = evaluate(built.path, read_images(boards)).accuracy.map50_95
-    assert measured == pytest.approx(plan.map_mixed, abs=1e-3)
-    assert plan.map_fp32 - measured <= LIMIT < plan.map_fp32 - plan.map_int8
+    assert measured == pytest.approx(plan.mixed.value, abs=1e-3)
+    assert plan.fp32.value - measured <= LIMIT < plan.fp32.value - plan.int8.value
 
 
 def test_the_plan_says_what_it_rests_on(plan: MixedPlan) -> None:
     text = "\n".join(plan.lines())
-    assert f"mAP50-95 on 6 images: FP32 {plan.map_fp32:.4f}, all INT8 {plan.map_int8:.4f} (drop " in text
+    assert f"mAP50-95 on 6 images: FP32 {plan.fp32.value:.4f}, all INT8 {plan.int8.value:.4f} (drop " in text
     assert " ± " in text
     assert f"kept out of INT8: {FAULTY} (1 of 13 blocks)" in text
     assert f"{plan.trials} evaluations, 0 of them from the cache" in text
@@ -179,8 +179,8 @@ def test_without_labels_the_boxes_of_fp32_stand_in_and_that_is_said(
 ) -> None:
     found = find(demo_model, options, None, max_drop=0.3, budget=12)
     assert found.measure == AGREEMENT
-    assert found.map_fp32 == 1.0
-    assert found.map_int8 < 0.7
+    assert found.fp32.value == 1.0
+    assert found.int8.value < 0.7
     assert found.blocks == (FAULTY,)
     assert "agreement of boxes with FP32 on the calibration images, which flatters INT8" in "\n".join(found.warnings)
 
@@ -259,7 +259,7 @@ def test_agreement_counts_lost_new_and_relabelled_boxes_and_none_at_the_threshol
     ("changes", "message"),
     [
         ({"max_drop": 1.5}, r"--max-map-drop 1\.5 is out of range"),
-        ({"budget": 3}, "needs 4 evaluations or more, got 3"),
+        ({"budget": 3}, "--trials 3: a search needs 4 evaluations or more"),
         ({"images": 0}, "needs an image and two draws"),
     ],
 )

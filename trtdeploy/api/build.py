@@ -140,7 +140,7 @@ def build(
         plan.check()
         options = replace(options, keep=(*options.keep, *plan.keep))
     step("load")
-    draft = Draft(load_model(model_path), backend, options, step)
+    draft = Draft(load_model(model_path), backend, options, step, None if plan is None else plan.calibration)
     report = build_gated(draft, target, options.gate, step)
     return BuildReport(
         path=target,

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from trtdeploy.quantize import Batch, Calibration
 
 Feeds = dict[str, "NDArray[Any]"]
-CALIBRATE = "calibrate"
-"""Name of the report of a calibration, among those of the passes; its details have its `warnings`."""
 DEFAULT_LIMIT = 128
 """From 64 to 128 drawn boards half of the packaged model's ranges move by less than 1.5 percent: more tell little."""
 DEFAULT_METHOD = "mse"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from trtdeploy.api.build import BuildOptions
     from trtdeploy.graph.load import LoadedModel
+    from trtdeploy.quantize import Calibration
 
 
 class Draft:
@@ -35,16 +36,25 @@ class Draft:
         backend: Who builds the engines.
         options: What to build.
         step: Called with the name of each step as it starts.
+        calibration: Ranges for INT8 that were measured already on the same model. Default: none.
 
     Raises:
         ModelError: A pass is necessary and cannot be done on this model.
+        UsageError: An option would have no effect.
 
     Attributes:
         reports: One report per graph pass of the engine that was built last.
         quantised: How the model came quantised; None where it did not.
     """
 
-    def __init__(self, loaded: LoadedModel, backend: Backend, options: BuildOptions, step: Progress) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        backend: Backend,
+        options: BuildOptions,
+        step: Progress,
+        calibration: Calibration | None = None,
+    ) -> None:
         from trtdeploy.graph.head import AppendHead
         from trtdeploy.graph.prepare import Prepare
         from trtdeploy.graph.quantised import quantised_facts
@@ -78,7 +88,7 @@ class Draft:
             calibration=options.calibration,
             keep=options.keep,
         )
-        self._lowering = Lowering(lowering, self._preprocess, self._shapes.sizes.opt, step)
+        self._lowering = Lowering(lowering, self._preprocess, self._shapes.sizes.opt, step, calibration)
 
     @property
     def precision(self) -> Precision:
@@ -91,6 +101,11 @@ class Draft:
         Backends compute what came quantised in integers, which rounds elsewhere than the float reference of its Q/DQ.
         """
         return self.precision if self.quantised is None else Precision.INT8
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The ranges for INT8; None where none were measured."""
+        return self._lowering.calibration
 
     @property
     def largest_batch(self) -> int:

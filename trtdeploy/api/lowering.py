@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from trtdeploy.api.calibration import (
-    CALIBRATE,
-    CalibrationFeeds,
-    CalibrationOptions,
-    Feeds,
-    calibrate_model,
-    calibration_feeds,
-)
-from trtdeploy.core.errors import UsageError
+from trtdeploy.api.calibration import CalibrationFeeds, CalibrationOptions, Feeds, calibrate_model, calibration_feeds
+from trtdeploy.core.errors import ModelError, UsageError
 from trtdeploy.core.preprocess import Preprocess
 from trtdeploy.core.types import PassReport, Precision, Size
 
@@ -58,23 +51,31 @@ class Lowering:
         preprocess: What the network expects of its image.
         size: Network size at which ranges are measured.
         step: Called with the name of each step as it starts.
+        calibration: Ranges for INT8 that were measured already on a model of the same file; it is calibrated anew where
+            they are not those of the tensors that INT8 needs. Default: none.
 
     Raises:
-        UsageError: `keep` is given and no pass has an effect on nodes.
+        UsageError: `keep` or calibration images are given and no pass lowers the precision, or a cache and no INT8.
+
+    Attributes:
+        calibration: The ranges for INT8; None where none were needed yet.
     """
 
-    def __init__(self, options: LoweringOptions, preprocess: Preprocess, size: Size, step: Progress) -> None:
+    def __init__(
+        self,
+        options: LoweringOptions,
+        preprocess: Preprocess,
+        size: Size,
+        step: Progress,
+        calibration: Calibration | None = None,
+    ) -> None:
         self._options = options
         self._preprocess = preprocess
         self._size = size
         self._step = step
-        self._calibration: Calibration | None = None
+        self.calibration = calibration
         self._peaks: tuple[dict[str, float], PassReport] | None = None
-        if options.keep and not self.lowers:
-            raise UsageError(
-                f"--keep {options.keep[0]}: no pass lowers the precision of single nodes in {options.precision.value} "
-                "on this backend. Leave it out, or give --int8."
-            )
+        self._check()
 
     @property
     def lowers(self) -> bool:
@@ -96,9 +97,13 @@ class Lowering:
         Raises:
             UsageError: INT8 is asked for and there are no images.
             SourceError: Images cannot be read, or show nothing.
-            ModelError: The model cannot be measured or lowered.
+            ModelError: The model cannot be measured or lowered, a pattern names no node, or nothing in the model can be
+                INT8.
         """
+        from trtdeploy.graph.precision.named import check_patterns
+
         kept = [*self._options.keep, *keep]
+        check_patterns(passes.model, kept)  # before minutes of measuring
         peaks = self._measured_peaks(passes) if self._is_half else None
         if self._options.precision is Precision.INT8:
             peaks = self._quantise(passes, kept, peaks)
@@ -107,6 +112,29 @@ class Lowering:
             from trtdeploy.graph.precision.fp16 import ToFp16
 
             passes.run(ToFp16(kept, ranges=peaks, element_type=_HALF[self._options.precision]))
+
+    def _check(self) -> None:
+        """Refuse what would have no effect.
+
+        Raises:
+            UsageError: There is such an option.
+        """
+        precision, calibration = self._options.precision, self._options.calibration
+        if self._options.keep and not self.lowers:
+            raise UsageError(
+                f"--keep {self._options.keep[0]}: no pass lowers the precision of single nodes in {precision.value} on "
+                "this backend. Leave it out, or give --int8."
+            )
+        if calibration.images is not None and not self.lowers:
+            raise UsageError(
+                f"--calib {calibration.images}: nothing is measured for {precision.value} on this backend. Leave it "
+                "out, or give --int8."
+            )
+        if calibration.cache is not None and precision is not Precision.INT8:
+            raise UsageError(
+                f"--calib-cache {calibration.cache} keeps ranges for INT8; for {precision.value} they are measured each "
+                "time. Leave it out, or give --int8."
+            )
 
     @property
     def _is_half(self) -> bool:
@@ -118,21 +146,23 @@ class Lowering:
 
         form = self._options.int8_form
         wanted = tensors_to_calibrate(passes.model, form=form)
-        if not wanted:  # it came quantised, or nothing in it can be; the pass says which
-            passes.run(ToInt8({}, keep))
+        if not wanted:
+            details = passes.run(ToInt8({}, keep))
+            if details:  # else the model came quantised
+                raise _nothing_to_quantise(details["reasons"])
             return peaks
-        if self._calibration is None:
+        if self.calibration is None or not self.calibration.ranges.keys() >= set(wanted):
             options = self._options.calibration
             if options.images is None:
                 raise UsageError(
                     "--int8 needs images of what the network will see, to measure the ranges of its tensors. Give a "
                     "folder of them with --calib (100 or more, not those that accuracy is measured on)."
                 )
-            self._calibration = calibrate_model(passes.model, wanted, options, self._preprocess, self._size, self._step)
-        found = self._calibration
+            self.calibration = calibrate_model(passes.model, wanted, options, self._preprocess, self._size, self._step)
+        found = self.calibration
         batches = f"{found.batches} batches" + (f", {found.cached} of them from the cache" if found.cached else "")
         what = f"ranges of {len(found.ranges)} tensors by {found.method} on {batches}"
-        passes.note(_measured(CALIBRATE, what, found.warnings))
+        passes.note(_measured("calibrate", what, found.warnings))
         details = passes.run(ToInt8(found.ranges, keep, form))
         return None if peaks is None else {**peaks, **details["ranges"], **dict(_dequantised(passes.model, peaks))}
 
@@ -159,6 +189,14 @@ class Lowering:
         for index, batch in enumerate(feeds, 1):
             self._step(f"measure ranges {index}/{len(feeds.batches)}")
             yield batch
+
+
+def _nothing_to_quantise(reasons: Mapping[str, int]) -> ModelError:
+    found = "; ".join(f"{count} {reason}" for reason, count in reasons.items()) or "it has none with weights"
+    return ModelError(
+        f"--int8: no layer of this model can be INT8: {found}. Build it with --fp16; a model that is FP16 has to be "
+        "exported in FP32 to be quantised."
+    )
 
 
 def _measured(name: str, what: str, warnings: Sequence[str]) -> PassReport:

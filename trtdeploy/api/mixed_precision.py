@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trtdeploy.api.int8_advice import Int8Advice
     from trtdeploy.api.passes import Progress
     from trtdeploy.evaluate.datasets import LabelledImages
+    from trtdeploy.quantize import Calibration
 
 DEFAULT_DROP = 0.005
 DEFAULT_BUDGET = 24
@@ -54,7 +55,7 @@ class SearchOptions:
         if not 0 <= self.max_drop < 1:
             raise UsageError(f"--max-map-drop {self.max_drop:g} is out of range. Expected 0 to 1, such as 0.005.")
         if self.budget < MIN_BUDGET:
-            raise UsageError(f"A search needs {MIN_BUDGET} evaluations or more, got {self.budget}.")
+            raise UsageError(f"--trials {self.budget}: a search needs {MIN_BUDGET} evaluations or more, such as 24.")
         if self.images < 1 or self.draws < 2:
             raise UsageError(f"A search needs an image and two draws, got {self.images} and {self.draws}.")
 
@@ -90,6 +91,7 @@ class MixedPlan:
         log: What was tried, in a sentence each.
         warnings: What makes the result doubtful, in a sentence each.
         advice: What TensorRT-RTX's builder makes of INT8; None where it was not asked.
+        calibration: The ranges that were tried.
         seconds: How long the search took.
     """
 
@@ -108,19 +110,8 @@ class MixedPlan:
     log: tuple[str, ...]
     warnings: tuple[str, ...]
     advice: Int8Advice | None
+    calibration: Calibration
     seconds: float
-
-    @property
-    def map_fp32(self) -> float:
-        return self.fp32.value
-
-    @property
-    def map_int8(self) -> float:
-        return self.int8.value
-
-    @property
-    def map_mixed(self) -> float:
-        return self.mixed.value
 
     @property
     def drop(self) -> float:
@@ -237,10 +228,12 @@ def search_mixed(
         computed=trials.computed,
         log=found.log,
         warnings=(
-            *network.warnings, *_doubts(found.fp32, found.int8, found.mixed, len(images.paths), how.max_drop),
+            *network.calibration.warnings,
+            *_doubts(found.fp32, found.int8, found.mixed, len(images.paths), how.max_drop),
             *_unlabelled(data, images), *(_stopped(how.budget) if found.stopped else ()), *_unpaid(candidates),
         ),
         advice=advice,
+        calibration=network.calibration,
         seconds=time.monotonic() - start,
     )  # fmt: skip
 

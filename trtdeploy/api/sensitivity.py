@@ -149,7 +149,7 @@ def sensitivity(
         fp32=fp32,
         int8=int8,
         advice=advice,
-        warnings=network.warnings,
+        warnings=network.calibration.warnings,
     )
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from trtdeploy import __version__
 from trtdeploy.api.build import BuildOptions
-from trtdeploy.api.calibration import CALIBRATE
 from trtdeploy.api.draft import Draft
 from trtdeploy.api.evaluate import detect_all
 from trtdeploy.api.second_try import grouped, names_of
@@ -52,7 +51,7 @@ class TrialNetwork:
     Attributes:
         blocks: The parts that can be INT8, with their layers, in the order of the graph.
         target: The backend that the engine is for.
-        warnings: What is odd about the calibration, one sentence each.
+        calibration: The ranges.
     """
 
     def __init__(self, path: Path, options: BuildOptions, step: Progress) -> None:
@@ -80,8 +79,9 @@ class TrialNetwork:
         if not layers:
             raise UsageError(f"{path} has no layer that can be INT8: {'; '.join(details['int8'].refusals)}.")
         self.blocks = grouped(layers)
-        self.warnings: tuple[str, ...] = details[CALIBRATE].details["warnings"]
-        self._calibration = options.calibration
+        assert self._draft.calibration is not None  # a layer is INT8
+        self.calibration = self._draft.calibration
+        self._images = options.calibration.images
         self._outputs = head_outputs(self.reference())
         self._quiet = True
 
@@ -128,9 +128,9 @@ class TrialNetwork:
         from trtdeploy.api.calibration_images import choose_images
         from trtdeploy.runtime.letterbox import Canvas
 
-        assert self._calibration.images is not None  # it was calibrated on them
+        assert self._images is not None  # it was calibrated on them
         size = self.info.sizes.opt
-        images, _ = choose_images(self._calibration.images, limit, size)
+        images, _ = choose_images(self._images, limit, size)
         canvas = Canvas(1, self.info.fit)
         canvas.resize(size)
         found = []

@@ -14,7 +14,7 @@ from trtdeploy.cli import model_options
 from trtdeploy.cli.console import Screen, megabytes
 from trtdeploy.cli.engine_text import info_rows, print_passes
 from trtdeploy.cli.options import FilePath, with_screen
-from trtdeploy.cli.outputs import check_outputs
+from trtdeploy.cli.outputs import check_caches, check_outputs
 from trtdeploy.cli.tensorrt_options import TENSORRT_NAMES, parse_tensorrt, tensorrt_options
 from trtdeploy.core.errors import UsageError
 
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     help="Labelled images on which --max-map-drop is measured, other ones than --calib.",
 )
 @click.option("--split", help="Part of --data, such as val or test.")
-@click.option("--trials", type=int, default=24, show_default=True, help="Evaluations of the network on --data at most.")
+@click.option("--trials", type=int, metavar="N", help="Evaluations of the network on --data at most; default: 24.")
 @click.option("--trial-cache", type=FilePath, help="File of their scores: an interrupted search goes on.")
 @model_options.gate
 @click.option("--force", is_flag=True, help="Replace an existing engine.")
@@ -71,6 +71,8 @@ def command(screen: Screen, /, model: Path, output: Path | None, **values: Any) 
     options = make_options(**values)
     target = output if output is not None else model.with_suffix(".engine")
     check_outputs([("-o", target)], [model], force=options.force, makes_folders=False)
+    caches = [("--calib-cache", values["calib_cache"]), ("--trial-cache", values["trial_cache"])]
+    check_caches(caches, [("-o", target)], [model])
     started_s = time.monotonic()
     report, seconds = build_with_progress(screen, model, target, options), time.monotonic() - started_s
     screen.document(document_of(report, seconds))
@@ -113,7 +115,7 @@ def make_options(
 
 
 def _mixed(
-    *, max_map_drop: float | None, data: Path | None, split: str | None, trials: int, trial_cache: Path | None
+    *, max_map_drop: float | None, data: Path | None, split: str | None, trials: int | None, trial_cache: Path | None
 ) -> MixedOptions | None:
     """Return the search for what stays out of INT8; None where no limit is given.
 
@@ -121,18 +123,20 @@ def _mixed(
         UsageError: Something of a search is given without a limit, or a value is out of range.
         SourceError: The labelled images cannot be read.
     """
-    from trtdeploy.api.mixed_precision import MixedOptions, SearchOptions
+    from trtdeploy.api.mixed_precision import DEFAULT_BUDGET, MixedOptions, SearchOptions
     from trtdeploy.evaluate.datasets import read_images
 
     if max_map_drop is None:
-        if data is not None or split is not None or trial_cache is not None:
-            raise UsageError("--data, --split and --trial-cache are for a search. Give --max-map-drop too.")
+        if any(value is not None for value in (data, split, trials, trial_cache)):
+            raise UsageError("--data, --split, --trials and --trial-cache are for a search. Give --max-map-drop too.")
         return None
     if data is None and split is not None:
         raise UsageError("--split is a part of --data. Give --data too.")
     return MixedOptions(
         data=None if data is None else read_images(data, split=split),
-        search=SearchOptions(max_drop=max_map_drop, budget=trials, cache=trial_cache),
+        search=SearchOptions(
+            max_drop=max_map_drop, budget=DEFAULT_BUDGET if trials is None else trials, cache=trial_cache
+        ),
     )
 
 

@@ -14,7 +14,7 @@ from trtdeploy.cli.attention_plot import check_plot, draw, save
 from trtdeploy.cli.console import Screen, megabytes
 from trtdeploy.cli.engine_text import print_passes
 from trtdeploy.cli.options import FilePath, with_screen
-from trtdeploy.cli.outputs import check_outputs
+from trtdeploy.cli.outputs import check_caches, check_outputs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,6 +57,7 @@ def command(screen: Screen, /, model: Path, output: Path, plot: Path | None, **v
     check_plot(plot)
     outputs = [("-o", output)] if plot is None else [("-o", output), ("--plot", plot)]
     check_outputs(outputs, [model], force=options.force, makes_folders=False)
+    check_caches([("--calib-cache", values["calib_cache"])], outputs, [model])
     screen.note(f"Optimizing {model}")
     started_s = time.monotonic()
     with screen.steps() as step:

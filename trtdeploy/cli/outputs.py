@@ -41,6 +41,25 @@ def check_outputs(
             _check_writable(option, path, makes_folders=makes_folders)
 
 
+def check_caches(
+    caches: Iterable[tuple[str, Path | None]], outputs: Iterable[tuple[str, Path]], inputs: Iterable[str | Path]
+) -> None:
+    """Check that files in which minutes of work are kept can be written; existing ones are gone on with.
+
+    Args:
+        caches: Options and the files they name, None where one is not given.
+        outputs: The command's checked outputs; a cache must be none of them.
+        inputs: Files that are read.
+
+    Raises:
+        UsageError: A cache is a folder, an output, an input, or given twice.
+        SinkError: The folder does not exist or cannot be written.
+    """
+    given = [(option, path) for option, path in caches if path is not None]
+    if given:
+        check_outputs([*outputs, *given], inputs, force=True, makes_folders=False)
+
+
 def _check_writable(option: str, path: Path, *, makes_folders: bool) -> None:
     """Check that a file can be made at `path`, by making one beside it.
 

@@ -13,7 +13,7 @@ from trtdeploy.cli import model_options
 from trtdeploy.cli.attention_text import mebibytes
 from trtdeploy.cli.console import Screen
 from trtdeploy.cli.options import FilePath, with_screen
-from trtdeploy.cli.outputs import check_outputs
+from trtdeploy.cli.outputs import check_caches, check_outputs
 from trtdeploy.core.errors import UsageError
 from trtdeploy.core.files import atomic_write
 
@@ -85,8 +85,9 @@ def command(
 
     if data is None and (trial_cache is not None or values["limit"] is not None or values["split"] is not None):
         raise UsageError("--trial-cache, --limit and --split are for scores. Give --data too.")
-    if output is not None:
-        check_outputs([("-o", output)], [model], force=values["force"], makes_folders=False)
+    outputs = [] if output is None else [("-o", output)]
+    check_outputs(outputs, [model], force=values["force"], makes_folders=False)
+    check_caches([("--calib-cache", values["calib_cache"]), ("--trial-cache", trial_cache)], outputs, [model])
     how = SensitivityOptions(
         images=values["images"], max_drop=values["max_map_drop"], cache=trial_cache, builder=values["builder"]
     )
