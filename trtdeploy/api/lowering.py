@@ -132,8 +132,8 @@ class Lowering:
             )
         if calibration.cache is not None and precision is not Precision.INT8:
             raise UsageError(
-                f"--calib-cache {calibration.cache} keeps ranges for INT8; for {precision.value} they are measured each "
-                "time. Leave it out, or give --int8."
+                f"--calib-cache {calibration.cache} keeps ranges for INT8; for {precision.value} they are measured "
+                "each time. Leave it out, or give --int8."
             )
 
     @property
