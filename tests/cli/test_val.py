@@ -6,8 +6,11 @@ import contextlib
 import io
 import json
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import msgspec
@@ -17,6 +20,7 @@ from conftest import CLASS_NAMES, Done
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from trtdeploy.api.engine import Engine
 from trtdeploy.engine.sniff import read_info
 from trtdeploy.engine.stamp import stamp
 from trtdeploy.evaluate.datasets import LAYOUTS, Label, Sample
@@ -174,7 +178,7 @@ def test_an_engine_of_a_gpu_is_sent_to_the_emulated_backend(
     engine = Path(shutil.copy(assets / "x.engine", tmp_path / "gpu.engine"))
     stamp(engine, msgspec.structs.replace(read_info(engine), backend="tensorrt-rtx", precision="fp16"))
     done = cli_inside("val", "--engine", "gpu.engine", "--data", sets["coco"])
-    done.failed(5, "needs the GPU", "--backend emulated in the same precision (fp16)")
+    done.failed(5, "needs the GPU", "in the same precision (fp16) with --backend emulated")
 
 
 def test_missing_evaluator_is_named_with_its_extra(
@@ -183,3 +187,63 @@ def test_missing_evaluator_is_named_with_its_extra(
     monkeypatch.setattr("trtdeploy.core.discovery.is_installed", lambda name: name != "faster_coco_eval")
     done = cli_inside("val", "--engine", assets / "x.engine", "--data", sets["coco"])
     done.failed(8, "faster_coco_eval is needed for average precision", "trtdeploy[eval]")
+
+
+@pytest.mark.parametrize("layout", ["coco", "voc"])
+def test_images_turned_by_exif_are_said_where_the_labels_mean_them_unturned(
+    layout: str, cli_inside: Cli, assets: Path, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    box = Label(0, (64.0, 0.0, 64.0, 64.0))
+    data = LAYOUT[layout].write(tmp_path / "set", CLASS_NAMES, [Sample("a", np.zeros((64, 128, 3), np.uint8), (box,))])
+    file = next((tmp_path / "set").rglob("a.jpg"))
+    with Image.open(file) as image:
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.save(file, exif=exif)
+    done = cli_inside("val", "--engine", assets / "x.engine", "--data", data)
+    assert done.code == 0, done.text
+    assert "another size than the labels say" in done.out
+    assert "1, such as a.jpg (128x64, labels: 64x128)" in done.out
+
+
+def test_an_image_beyond_the_limit_of_opencv_is_named(
+    cli_inside: Cli, assets: Path, sets: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(sets["coco"].parent, tmp_path / "set")
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    content = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (tmp_path / "set" / "images" / "patch1.jpg").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    done = cli_inside("val", "--engine", assets / "x.engine", "--data", "set/labels.json")
+    done.failed(6, "patch1.jpg cannot be read", "too large")
+
+
+@pytest.mark.parametrize("option", ["--min-map", "--conf"])
+def test_nan_is_no_share(option: str, cli_inside: Cli, assets: Path, sets: dict[str, Path]) -> None:
+    done = cli_inside("val", "--engine", assets / "x.engine", "--data", sets["coco"], option, "nan")
+    done.failed(2, option, "nan is not in the range 0<=x<=1")
+
+
+def test_detections_that_are_no_numbers_do_not_count_and_are_said(
+    cli_inside: Cli, assets: Path, sets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detect = Engine.detect
+
+    def broken(self: Engine, images: Any, size: Any = None) -> Any:
+        found = detect(self, images, size)
+        for detections in found:
+            detections.xyxy[:1] = np.nan
+        return found
+
+    monkeypatch.setattr(Engine, "detect", broken)
+    done = cli_inside("val", "--engine", assets / "x.engine", "--data", sets["coco"], "--save-detections", "d.json")
+    assert "Detections that are NaN or infinite, which do not count: 4" in done.out
+    assert "NaN" not in (tmp_path / "d.json").read_text()
+
+
+def test_raw_outputs_cannot_be_evaluated(cli_inside: Cli, assets: Path, sets: dict[str, Path], tmp_path: Path) -> None:
+    args = ("--nms", "none", "--imgsz", "64", "--backend", "onnxruntime", "--gate", "off")
+    cli_inside("build", assets / "model.onnx", "-o", "raw.engine", *args)
+    done = cli_inside("val", "--engine", "raw.engine", "--data", sets["coco"])
+    done.failed(2, "raw outputs", "--nms none")

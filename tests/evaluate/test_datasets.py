@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from trtdeploy.core.errors import MissingDependencyError, SourceError, UsageError
+from trtdeploy.core.image_files import read_image
 from trtdeploy.evaluate.datasets import Label, class_notes, match_classes, read_images
 from trtdeploy.evaluate.datasets.yolo import label_file
 
@@ -64,6 +65,11 @@ def test_coco_image_that_is_nowhere_is_named_with_the_places(tmp_path: Path) -> 
         read_images(path)
     _image(tmp_path / "other" / "b.png")
     with pytest.raises(SourceError, match=r"other/a\.png does not exist"):
+        read_images(path, tmp_path / "other")
+    document = json.loads(path.read_text())
+    document["images"][1]["file_name"] = 300 * "a"
+    path.write_text(json.dumps(document))
+    with pytest.raises(SourceError, match=r"cannot be read: File name too long"):
         read_images(path, tmp_path / "other")
 
 
@@ -217,17 +223,20 @@ def test_yolo_without_any_labels_is_refused(tmp_path: Path) -> None:
         read_images(path)
 
 
-def test_yolo_size_follows_the_turn_that_opencv_makes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".jpg", ".tiff"])
+def test_yolo_size_follows_the_turn_that_opencv_makes(suffix: str, tmp_path: Path) -> None:
     path = _yolo(tmp_path)
     exif = Image.Exif()
     exif[0x0112] = 6
     image = tmp_path / "images" / "val" / "a.png"
     image.unlink()
-    Image.new("RGB", (40, 20)).save(image.with_suffix(".jpg"), exif=exif)
-    assert cv2.imread(str(image.with_suffix(".jpg"))).shape[:2] == (40, 20)
+    Image.new("RGB", (40, 20)).save(image.with_suffix(suffix), exif=exif)
+    turned = read_image(image.with_suffix(suffix))
+    assert turned is not None
+    assert turned.shape == (40, 20, 3)
     assert read_images(path).labels[0][0].box == pytest.approx((5, 16, 10, 8))
-    image.with_suffix(".jpg").write_bytes(b"no image")
-    with pytest.raises(SourceError, match=r"size of the image .*a\.jpg cannot be read"):
+    image.with_suffix(suffix).write_bytes(b"no image")
+    with pytest.raises(SourceError, match=r"size of the image .*a\.\w+ cannot be read"):
         read_images(path)
 
 

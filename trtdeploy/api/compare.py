@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -14,12 +13,10 @@ import msgspec
 
 from trtdeploy.api.compare_graphs import check_graphs, compare_graphs, format_of, lowest_format
 from trtdeploy.api.compare_images import CompareImages
-from trtdeploy.api.engine import Engine
-from trtdeploy.api.engine import open as open_engine
+from trtdeploy.api.engine import open_to_measure
 from trtdeploy.api.passes import Progress
-from trtdeploy.backends import registry
 from trtdeploy.core.engine_info import EngineInfo
-from trtdeploy.core.errors import EngineError, MissingDependencyError, ShapeRefusedError, UsageError
+from trtdeploy.core.errors import ShapeRefusedError, UsageError
 from trtdeploy.core.preprocess import Letterbox
 from trtdeploy.core.types import BatchRange, Precision, Size, SizeRange
 from trtdeploy.engine.sniff import EngineKind, read_info, sniff
@@ -280,7 +277,8 @@ def _compare_boxes(
     names = a.info.class_names or b.info.class_names
     comparison = BoxComparison(tolerance, nms, names, (a.info.nms.max_det, b.info.nms.max_det))
     every = max(1, len(images) // _STEPS)
-    with _opened(a) as first, _opened(b) as second:
+    opened = [open_to_measure(side.path, f"{side.letter}, {side.given},") for side in (a, b)]
+    with opened[0] as first, opened[1] as second:
         for index, (name, image) in enumerate(images):
             if index % every == 0:
                 step(f"image {index + 1} of {len(images)}")
@@ -294,23 +292,6 @@ def _scale(side: Side, frame: Size) -> float:
     """Return how many pixels of the frame one pixel of the network is."""
     scaled = Letterbox.of(frame, side.info.sizes.opt, side.info.fit).scaled
     return max(frame.width / scaled.width, frame.height / scaled.height)
-
-
-@contextlib.contextmanager
-def _opened(side: Side) -> Iterator[Engine]:
-    """Open a side's engine; where a GPU's does not open here, say what can be compared without it."""
-    try:
-        engine = open_engine(side.path)
-    except (EngineError, MissingDependencyError) as error:
-        if not registry.get(side.info.backend).on_gpu:
-            raise
-        raise EngineError(
-            f"{side.letter}, {side.given}, needs the GPU that it was built for: {error} Its arithmetic can be compared "
-            f"without one: build the model in the same precision ({side.info.precision}) with --backend emulated, and "
-            "compare that engine."
-        ) from error
-    with engine:
-        yield engine
 
 
 def _notes(a: Side, b: Side, images: CompareImages) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from trtdeploy.backends import registry
 from trtdeploy.backends.base import Backend, Context, SessionOptions
 from trtdeploy.core.engine_info import EngineInfo
-from trtdeploy.core.errors import EngineError
+from trtdeploy.core.errors import EngineError, MissingDependencyError
 from trtdeploy.core.types import Detections, Size
 from trtdeploy.engine.sniff import read_info
 
@@ -36,6 +37,33 @@ def open(engine: str | os.PathLike[str], backend: str | None = None, contexts: i
         MissingDependencyError: The backend is not installed.
     """
     return Engine(Path(engine), backend=backend, options=SessionOptions(contexts=contexts, threads=threads))
+
+
+@contextlib.contextmanager
+def open_to_measure(path: Path, subject: str, threads: int = 0) -> Iterator[Engine]:
+    """Open an engine with the backend that built it; where a GPU's does not open here, say what can be measured.
+
+    Args:
+        path: The engine.
+        subject: What it is called in messages.
+        threads: Threads of the engine, 0 for the library's default.
+
+    Raises:
+        EngineError: The file is not an engine, or it cannot be opened here.
+        MissingDependencyError: The backend is not installed.
+    """
+    info = read_info(path)
+    try:
+        engine = open(path, threads=threads)
+    except (EngineError, MissingDependencyError) as error:
+        if not registry.get(info.backend).on_gpu:
+            raise
+        raise EngineError(
+            f"{subject} needs the GPU that it was built for: {error} Its arithmetic can be measured without one: build "
+            f"the model in the same precision ({info.precision}) with --backend emulated, and give that engine."
+        ) from error
+    with engine:
+        yield engine
 
 
 def inspect(engine: str | os.PathLike[str]) -> EngineInfo:

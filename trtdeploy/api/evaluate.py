@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtdeploy.api.engine import Engine
-from trtdeploy.api.engine import open as open_engine
-from trtdeploy.backends import registry
-from trtdeploy.core.errors import EngineError, MissingDependencyError, SourceError, UsageError
-from trtdeploy.core.types import BatchRange, Detections, SizeRange
+import numpy as np
+
+from trtdeploy.api.engine import Engine, open_to_measure
+from trtdeploy.core.errors import SourceError, UsageError
+from trtdeploy.core.image_files import read_image
+from trtdeploy.core.types import BatchRange, Detections, Size, SizeRange
 from trtdeploy.engine.sniff import EngineKind, read_info, sniff
 from trtdeploy.evaluate.average_precision import MAX_DET, Accuracy, average_precision, check_evaluator, xywh
 from trtdeploy.evaluate.confusion import confusion
@@ -23,11 +24,7 @@ from trtdeploy.evaluate.matching import ClassMatches, ConfidenceCurves, confiden
 from trtdeploy.evaluate.plots import Evaluation
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from trtdeploy.core.engine_info import EngineInfo
-    from trtdeploy.core.types import Size
 
 CONF = 0.001
 """Lowest score that counts: average precision needs the whole curve."""
@@ -141,11 +138,11 @@ def evaluate(
     with engine_of(engine, options.size, options.conf) as path:
         info = read_info(path)
         classes, notes = _classes(data, info)
-        with _opened(path, options.threads) as opened:
+        with open_to_measure(path, str(engine), options.threads) as opened:
             start = time.perf_counter()
-            found = _detect(opened, data.paths, options.size, advance)
+            found, sizes = _detect(opened, data.paths, options.size, advance)
             seconds = time.perf_counter() - start
-    found = [_above(detections, options.conf) for detections in found]
+    found, broken = _counted(found, options.conf)
     matches = match_detections(found, data, classes, options.max_det)
     return EvaluationReport(
         engine=engine,
@@ -157,7 +154,7 @@ def evaluate(
         matches=matches,
         curves=confidence_curves(matches),
         images_per_s=len(data.paths) / seconds,
-        notes=(*data.notes, *notes, *_limits(info, options)),
+        notes=(*data.notes, *notes, *_turned(data, sizes), *broken, *_limits(info, options)),
     )
 
 
@@ -187,8 +184,8 @@ def detect_all(
         SourceError: An image cannot be read.
         UsageError: The engine has raw outputs, or not this size.
     """
-    with _opened(engine, threads) as opened:
-        return _detect(opened, paths, size, advance)
+    with open_to_measure(engine, str(engine), threads) as opened:
+        return _detect(opened, paths, size, advance)[0]
 
 
 @contextlib.contextmanager
@@ -237,45 +234,29 @@ def coco_results(report: EvaluationReport) -> list[dict[str, Any]]:
     ]
 
 
-@contextlib.contextmanager
-def _opened(engine: Path, threads: int) -> Iterator[Engine]:
-    """Open an engine; where a GPU's does not open here, say what can be evaluated without it."""
-    info = read_info(engine)
-    try:
-        opened = open_engine(engine, threads=threads)
-    except (EngineError, MissingDependencyError) as error:
-        if not registry.get(info.backend).on_gpu:
-            raise
-        raise EngineError(
-            f"{engine} needs the GPU that it was built for: {error} Its arithmetic can be evaluated without one: build "
-            f"the model with --backend emulated in the same precision ({info.precision}), and evaluate that engine."
-        ) from error
-    with opened:
-        yield opened
-
-
 def _detect(
     opened: Engine, paths: Sequence[Path], size: Size | None, advance: Callable[[], None] | None
-) -> list[Detections]:
+) -> tuple[list[Detections], list[Size]]:
+    """Return the detections of each image, and its size."""
     found: list[Detections] = []
+    sizes: list[Size] = []
     batch = opened.info.batch_opt
     for first in range(0, len(paths), batch):
-        images = [_image(path) for path in paths[first : first + batch]]
+        images = []
+        for path in paths[first : first + batch]:
+            image = read_image(path)
+            if image is None:
+                raise SourceError(
+                    f"The image {path} cannot be read: it is damaged, too large, or in no format OpenCV knows. Replace "
+                    "it, or leave it out."
+                )
+            images.append(image)
         found += opened.detect(images, size)
+        sizes += [Size(*image.shape[:2]) for image in images]
         if advance is not None:
             for _ in images:
                 advance()
-    return found
-
-
-def _image(path: Path) -> NDArray[np.uint8]:
-    import cv2
-    import numpy as np
-
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise SourceError(f"The image {path} cannot be read: it is damaged, or in no format OpenCV knows.")
-    return np.asarray(image, np.uint8)
+    return found, sizes
 
 
 def _classes(data: LabelledImages, info: EngineInfo) -> tuple[dict[int, int], list[str]]:
@@ -303,6 +284,34 @@ def _limits(info: EngineInfo, options: EvaluateOptions) -> list[str]:
     return notes
 
 
-def _above(detections: Detections, conf: float) -> Detections:
-    kept = detections.scores >= conf
-    return Detections(detections.xyxy[kept], detections.scores[kept], detections.classes[kept])
+def _counted(found: Sequence[Detections], conf: float) -> tuple[list[Detections], list[str]]:
+    """Return the detections that count, and what is odd about the others."""
+    counted, broken = [], 0
+    for detections in found:
+        sound = np.isfinite(detections.xyxy).all(axis=1) & np.isfinite(detections.scores)
+        kept = sound & (detections.scores >= conf)
+        broken += int(np.count_nonzero(~sound))
+        counted.append(Detections(detections.xyxy[kept], detections.scores[kept], detections.classes[kept]))
+    if not broken:
+        return counted, []
+    return counted, [
+        f"Detections that are NaN or infinite, which do not count: {broken}. The engine overflows: `trtdeploy compare "
+        "--tensors` with the model names the block."
+    ]
+
+
+def _turned(data: LabelledImages, sizes: Sequence[Size]) -> list[str]:
+    """Return a note about images that are not of the size that the labels tell."""
+    odd = [
+        (path, told, size)
+        for path, told, size in zip(data.paths, data.sizes, sizes, strict=bool(data.sizes))
+        if told not in {None, size}
+    ]
+    if not odd:
+        return []
+    path, told, size = odd[0]
+    return [
+        f"Images that have another size than the labels say, so that their boxes lie elsewhere: {len(odd)}, such as "
+        f"{path.name} ({size}, labels: {told}). Images are turned upright as Exif says before anything else; give the "
+        "images that were labelled."
+    ]

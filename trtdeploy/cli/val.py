@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,13 +13,25 @@ from trtdeploy.cli.console import Screen
 from trtdeploy.cli.options import FilePath, with_screen
 from trtdeploy.cli.outputs import check_outputs
 from trtdeploy.core.errors import GateError
-from trtdeploy.core.files import atomic_write
 
 if TYPE_CHECKING:
     from trtdeploy.api.evaluate import EvaluationReport
     from trtdeploy.evaluate.average_precision import Precision
 
-_SHARE = click.FloatRange(0, 1)
+
+class _Share(click.FloatRange):
+    """A number from 0 to 1; click lets NaN pass, which no comparison finds."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if number is not None and math.isnan(number):
+            self.fail(f"{value} is not in the range 0<=x<=1.", param, ctx)
+        return number
+
+
+_SHARE = _Share(0, 1)
 
 
 @click.command("val")
@@ -63,6 +76,7 @@ def command(
     trtdeploy val --engine model.engine --data VOC2007 --split test --min-map 0.5
     """
     from trtdeploy.api.evaluate import EvaluateOptions, evaluate
+    from trtdeploy.engine.sniff import sniff
     from trtdeploy.evaluate.average_precision import check_evaluator
     from trtdeploy.evaluate.datasets import read_images
     from trtdeploy.graph.shapes import parse_imgsz
@@ -70,6 +84,7 @@ def command(
     options = EvaluateOptions(size=None if imgsz is None else parse_imgsz(imgsz).opt, conf=conf, max_det=max_det)
     _check_outputs(plots, save_detections, [engine, data], force=force)
     check_evaluator()
+    sniff(engine)  # labels may take long to read
     labelled = read_images(data, images, limit, split)
     with screen.bar("images", len(labelled.paths)) as advance:
         report = evaluate(engine, labelled, options, advance)
@@ -133,7 +148,6 @@ def _check_outputs(plots: Path | None, detections: Path | None, inputs: list[Pat
 
 def _save(report: EvaluationReport, path: Path) -> None:
     from trtdeploy.api.evaluate import coco_results
+    from trtdeploy.evaluate.datasets.label_files import write_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(coco_results(report)))
+    write_file(path, json.dumps(coco_results(report)).encode())

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from trtdeploy.core.errors import SourceError, UsageError
+from trtdeploy.core.types import Size
 from trtdeploy.evaluate.datasets.label_files import MAX_LABEL_BYTES, read_bytes, write_file
 from trtdeploy.evaluate.datasets.labelled_images import Label, LabelledImages, Sample, write_image
 
@@ -18,6 +19,12 @@ EXPECTED = "a COCO JSON file (images, categories, annotations)"
 class _Image(msgspec.Struct):
     id: int | str
     file_name: str
+    width: int | None = None
+    height: int | None = None
+
+    @property
+    def size(self) -> Size | None:
+        return Size(self.height, self.width) if self.height and self.width else None
 
 
 class _Category(msgspec.Struct):
@@ -79,6 +86,7 @@ def read(data: Path, images: Path | None, split: str | None, limit: int | None) 
         labels=tuple(map(tuple, labels.values())),
         image_ids=tuple(labels),
         class_ids=tuple(order),
+        sizes=tuple(image.size for image in chosen),
     )
     return (
         found.with_notes(f"Annotations of images that the file does not list, which are left out: {strays}.")

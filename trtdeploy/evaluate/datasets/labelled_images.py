@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from trtdeploy.core.types import Size
 from trtdeploy.evaluate.datasets.label_files import write_file
 
 Box = tuple[float, float, float, float]
@@ -47,6 +48,7 @@ class LabelledImages:
         labels: Of each image; None where there are no labels.
         image_ids: Of each image, as the layout names it: COCO's id, or its number from 1.
         class_ids: Of each class: COCO's id, or its number from 0.
+        sizes: Of each image, as the labels tell it, or None; empty where the layout does not.
         notes: What is odd about the data, one sentence each.
     """
 
@@ -56,6 +58,7 @@ class LabelledImages:
     labels: tuple[tuple[Label, ...], ...] | None = None
     image_ids: tuple[int | str, ...] = ()
     class_ids: tuple[int, ...] = ()
+    sizes: tuple[Size | None, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -62,11 +62,11 @@ def read_images(
     layout = next((layout for layout in LAYOUTS if layout.recognises(data)), None)
     try:
         found = read_folder(data, limit) if layout is None else layout.read(data, images, split, limit)
+        missing = next((path for path in found.paths if not path.is_file()), None)
     except OSError as error:
         raise SourceError(f"--data {data} cannot be read: {error.strerror}. Check the path.") from error
     if not found.paths:
         raise UsageError(f"--data {data} holds no image. {_expected()}")
-    missing = next((path for path in found.paths if not path.is_file()), None)
     if missing is not None:
         raise SourceError(f"--data {data}: the image {missing} does not exist. Give its folder with --images.")
     return _checked(found)

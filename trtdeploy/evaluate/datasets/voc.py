@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 from trtdeploy.core.errors import SourceError, UsageError
 from trtdeploy.core.image_files import IMAGE_SUFFIXES
+from trtdeploy.core.types import Size
 from trtdeploy.evaluate.datasets.label_files import read_text, write_file
 from trtdeploy.evaluate.datasets.labelled_images import Box, Label, LabelledImages, Sample, write_image
 
@@ -42,20 +43,22 @@ def read(data: Path, images: Path | None, split: str | None, limit: int | None) 
         OSError: A file cannot be read.
     """
     folder = images or data / "JPEGImages"
-    paths, found = [], []
+    paths, found, sizes = [], [], []
     for file in _annotations(data, split)[:limit]:
         try:
             root = ElementTree.fromstring(_plain(file))
+            size = _size(root)
             objects = [(_text(item, "name"), _box(item), _flag(item, "difficult")) for item in root.iter("object")]
         except (ElementTree.ParseError, ValueError) as error:
             raise UsageError(f"{file} is no VOC annotation: {error}. Expected {EXPECTED}.") from error
         paths.append(_image(folder, file.stem, root.findtext("filename") or ""))
         found.append(objects)
+        sizes.append(size)
     classes = tuple(sorted({name for objects in found for name, _, _ in objects}))
     index = {name: number for number, name in enumerate(classes)}
     labels = tuple(tuple(Label(index[name], box, difficult) for name, box, difficult in entry) for entry in found)
     title = "VOC, every annotation" if split is None else f"VOC, {split}"
-    return LabelledImages(title=title, paths=tuple(paths), classes=classes, labels=labels)
+    return LabelledImages(title=title, paths=tuple(paths), classes=classes, labels=labels, sizes=tuple(sizes))
 
 
 def write(folder: Path, classes: Sequence[str], samples: Iterable[Sample]) -> Path:
@@ -131,6 +134,12 @@ def _box(item: ElementTree.Element) -> Box:
     if not (math.isfinite(left + top + width + height) and width >= 0 and height >= 0):
         raise ValueError(f"the box {left:g}, {top:g}, {right:g}, {bottom:g} is not xmin, ymin, xmax, ymax in pixels")
     return left - 1, top - 1, width, height
+
+
+def _size(root: ElementTree.Element) -> Size | None:
+    """Return the image's size, where the annotation tells it."""
+    height, width = ((root.findtext(f"size/{side}") or "").strip() for side in ("height", "width"))
+    return Size(int(height), int(width)) if height.isdecimal() and width.isdecimal() else None
 
 
 def _flag(item: ElementTree.Element, name: str) -> bool:
