@@ -104,3 +104,13 @@ def test_every_operator_that_changed_is_known() -> None:
     names = {schema.name for schema in onnx.defs.get_all_schemas_with_history() if not schema.domain}
     changed = {n for n in names if any(0 < since(n, v) != since(n, 19) for v in range(13, 19))}
     assert changed <= opset._SAME | set(opset._STEPS) | {"AveragePool"}
+
+
+def test_axes_that_become_a_constant_take_no_name_that_is_there() -> None:
+    net = Net()
+    net.nodes.append(onnx.helper.make_node("ReduceMean", ["x"], ["y"], axes=[1], name="mean"))
+    net.nodes.append(onnx.helper.make_node("Relu", ["y"], ["y_axes"], name="relu"))
+    found = net.model({"x": [1, 3]}, {"y_axes": [1, 1]}, 13)
+    assert raise_opset(found) == ""
+    onnx.checker.check_model(ir.to_proto(found))
+    assert run(found, {"x": np.array([[1, 2, 6]], np.float32)})[0].item() == 3

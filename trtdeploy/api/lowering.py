@@ -192,7 +192,10 @@ class Lowering:
 
 
 def _nothing_to_quantise(reasons: Mapping[str, int]) -> ModelError:
-    found = "; ".join(f"{count} {reason}" for reason, count in reasons.items()) or "it has none with weights"
+    found = (
+        "; ".join(f"{count} {reason}" for reason, count in sorted(reasons.items(), key=lambda r: -r[1]))
+        or "it has none with weights"
+    )
     return ModelError(
         f"--int8: no layer of this model can be INT8: {found}. Build it with --fp16; a model that is FP16 has to be "
         "exported in FP32 to be quantised."

@@ -71,7 +71,10 @@ class TrialNetwork:
         loaded = load_model(path)
         self._draft = Draft(loaded, _TrialBackend(self.target), options, self._step)
         if self._draft.quantised is not None:
-            raise UsageError(f"{path} came quantised, so there is nothing to choose: its own Q/DQ stay as they are.")
+            raise UsageError(
+                f"{path} came quantised: its own Q/DQ stay as they are, there is nothing to choose. Give the "
+                "float model instead."
+            )
         with tempfile.TemporaryDirectory() as folder:
             self.info = self._draft.build(Path(folder) / "trial.engine", _TRIAL)
         details = {report.name: report for report in self._draft.reports}

@@ -8,8 +8,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from trtdeploy.graph.precision.element_types import ONNX_DOMAINS
+from trtdeploy.graph.emit import unique_name
+from trtdeploy.graph.precision.element_types import ONNX_DOMAINS, all_names
 
+Names = set["str | None"]
 HALF_SCALES = 19
 """First opset whose QuantizeLinear and DequantizeLinear compute in FP16."""
 _OLDEST = 13
@@ -44,11 +46,12 @@ def raise_opset(model: ir.Model, opset: int = HALF_SCALES) -> str:
         for node in graph.all_nodes():
             if reason := _obstacle(node, version_of(graph), opset):
                 return f"{node.name or node.op_type} ({node.op_type}) {reason}"
+    taken = all_names(model) if todo else set()
     for graph in todo:
         have = version_of(graph)
         for node in list(graph.all_nodes()):
             if _changed(node, have, opset) and (step := _STEPS.get(node.op_type)):
-                step(node)
+                step(node, taken)
         for domain in ONNX_DOMAINS & set(graph.opset_imports):
             graph.opset_imports[domain] = opset
     return ""
@@ -83,38 +86,38 @@ def _obstacle(node: ir.Node, have: int, opset: int) -> str:
     return "" if node.op_type in _STEPS else f"means something else from opset {_since(node.op_type, opset)} on"
 
 
-def _axes_to_input(node: ir.Node) -> None:
+def _axes_to_input(node: ir.Node, taken: Names) -> None:
     """Move a reduction's axes from an attribute to an input."""
     axes = node.attributes.pop("axes", None)
     if axes is None:
         return
     constant = ir.node("Constant", [], {"value": ir.tensor(np.array(axes.as_ints(), np.int64))})
-    constant.outputs[0].name = f"{node.outputs[0].name}_axes"
-    constant.name = constant.outputs[0].name
+    constant.name = unique_name(f"{node.outputs[0].name}_axes", taken)
+    constant.outputs[0].name = constant.name
     node.prepend(constant)
     node.resize_inputs(2)
     node.replace_input_with(1, constant.outputs[0])
 
 
-def _count_parts(node: ir.Node) -> None:
+def _count_parts(node: ir.Node, _taken: Names) -> None:
     """State the number of parts of a Split that does not state their sizes."""
     if len(node.inputs) < 2 or node.inputs[1] is None:
         node.attributes["num_outputs"] = ir.AttrInt64("num_outputs", len(node.outputs))
 
 
-def _state_coordinates(node: ir.Node) -> None:
+def _state_coordinates(node: ir.Node, _taken: Names) -> None:
     """State how a RoiAlign places its samples, whose default changed."""
     name = "coordinate_transformation_mode"
     node.attributes[name] = ir.AttrString(name, "output_half_pixel")
 
 
-def _rename_mode(node: ir.Node) -> None:
+def _rename_mode(node: ir.Node, _taken: Names) -> None:
     """Give GridSample's modes the names that they have from opset 20 on."""
     mode = node.attributes.get_string("mode", "bilinear")
     node.attributes["mode"] = ir.AttrString("mode", {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode))
 
 
-_STEPS: Mapping[str, Callable[[ir.Node], None]] = {
+_STEPS: Mapping[str, Callable[[ir.Node, Names], None]] = {
     **dict.fromkeys(_REDUCTIONS, _axes_to_input),
     "GridSample": _rename_mode,
     "Split": _count_parts,
