@@ -187,6 +187,21 @@ def test_odd_boxes_are_drawn_within_the_image(xyxy: tuple[int, int, int, int]) -
     assert drawn.any()
 
 
+def test_a_tall_image_gives_no_endless_picture(content: ReportContent) -> None:
+    missing = [Judged("missing", Box((0, 900, 10, 950), 0.9, 0), None)]
+    drawn = draw_difference(np.zeros((1000, 10, 3), np.uint8), missing, ("part",), 100)
+    assert drawn.shape == (200, 2, 3)
+    tall = replace(content.pictures[0], image=np.zeros((4000, 4, 3), np.uint8))
+    assert len(sheet_report(replace(content, pictures=[tall]))) < 3000
+
+
+def test_thousands_of_failures_are_cut(content: ReportContent) -> None:
+    assert content.boxes is not None
+    boxes = replace(content.boxes, failures=tuple(f"image {i}" for i in range(3000)))
+    page = html_report(replace(content, boxes=boxes))
+    assert "<li>image 39</li><li>and 2960 more, which --json lists</li>" in page
+
+
 def test_the_sheet_grows_with_what_it_shows(content: ReportContent) -> None:
     whole = sheet_report(content)
     assert whole.shape[1:] == (1320, 3)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import glob
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from trtdeploy.graph.blocks import block_paths, block_runs
+
 MAX_TRIALS = 12
 """Engines that are built to find the blocks: about twice the logarithm of their number where one block fails."""
-_MIN_BLOCKS, _RUNS, _MAX_DEPTH = 8, 16, 4
 _ADDED = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear"})
 
 
@@ -40,22 +40,19 @@ def blocks_of(model: ir.Model) -> list[Block]:
 def grouped(names: Sequence[str]) -> list[Block]:
     """Return nodes in blocks, in the order of the graph.
 
-    Exporters name nodes by the path of their module: `/model.4/cv1/conv/Conv`. The paths are cut at the first level
-    that gives 8 blocks or more; where none does, the nodes are cut into 16 runs.
+    Blocks are paths of modules, see `block_paths`, or 16 runs of nodes.
 
     Args:
         names: Names of nodes.
     """
-    for depth in range(1, _MAX_DEPTH + 1):
-        groups: dict[str, list[str]] = {}
-        for name in names:
-            parts = name.strip("/").split("/")[:-1][:depth]
-            groups.setdefault("/".join(parts) or "outside of modules", []).append(name)
-        if len(groups) >= _MIN_BLOCKS:
-            return [Block(name, tuple(nodes)) for name, nodes in groups.items()]
-    length = max(1, math.ceil(len(names) / _RUNS))
-    runs = [names[start : start + length] for start in range(0, len(names), length)]
-    return [Block(f"{run[0]} to {run[-1]}", tuple(run)) for run in runs]
+    paths = block_paths(names)
+    if paths is None:
+        runs = [[names[index] for index in run] for run in block_runs(len(names))]
+        return [Block(f"{run[0]} to {run[-1]}", tuple(run)) for run in runs]
+    groups: dict[str, list[str]] = {}
+    for path, name in zip(paths, names, strict=True):
+        groups.setdefault(path or "outside of modules", []).append(name)
+    return [Block(path, tuple(nodes)) for path, nodes in groups.items()]
 
 
 def names_of(blocks: Sequence[Block]) -> list[str]:

@@ -14,6 +14,8 @@ from trtdeploy.engine.tolerance import Tolerance
 
 Outputs = Mapping[str, "NDArray[Any]"]
 Fate = Literal["same", "borderline", "moved", "score", "class", "missing", "extra"]
+SIZES = ("small", "medium", "large")
+"""Areas below 32², up to 96², and above, in pixels: the limits that COCO draws."""
 _MATCH_IOU = 0.5
 """Least overlap of two boxes that are taken for the same object."""
 _ORDER_SLACK = 1e-3
@@ -25,6 +27,17 @@ class Box(NamedTuple):
     xyxy: tuple[float, float, float, float]
     score: float
     label: int
+
+    @property
+    def bucket(self) -> str:
+        """Whether the object is small, medium or large."""
+        left, top, right, bottom = self.xyxy
+        area = (right - left) * (bottom - top)
+        return SIZES[0] if area < 32**2 else SIZES[2] if area > 96**2 else SIZES[1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the box as JSON values."""
+        return {"xyxy": [round(v, 2) for v in self.xyxy], "score": round(self.score, 4), "class": self.label}
 
 
 @dataclass(frozen=True)
@@ -84,6 +97,19 @@ class Judged:
     @property
     def differs(self) -> bool:
         return self.fate not in {"same", "borderline"}
+
+    @property
+    def box(self) -> Box:
+        """The reference's box, or the engine's where only that exists."""
+        box = self.expected or self.got
+        assert box is not None  # one side has it
+        return box
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fate, the overlap and both boxes as JSON values; None for the one that is missing."""
+        sides = {"expected": self.expected, "got": self.got}
+        boxes = {name: None if box is None else box.to_dict() for name, box in sides.items()}
+        return {"fate": self.fate, "iou": round(self.iou, 4), **boxes}
 
 
 def defect_of(outputs: Outputs, slot: int, classes: int) -> str:

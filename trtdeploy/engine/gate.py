@@ -25,8 +25,6 @@ _MIN_PAIRS = 12
 """Fewer pairs tell no systematic shift from chance."""
 _GROSS = 10
 _SHOWN = 20
-_SMALL, _LARGE = 32**2, 96**2
-"""Areas in pixels, the limits that COCO draws."""
 
 
 @dataclass(frozen=True)
@@ -207,11 +205,8 @@ class Tally:
         self._fates[judged.fate] += 1
         if judged.fate == "borderline":
             return
-        box = judged.expected or judged.got
-        assert box is not None  # one side has it
-        area = (box.xyxy[2] - box.xyxy[0]) * (box.xyxy[3] - box.xyxy[1])
-        bucket = "small" if area < _SMALL else "large" if area > _LARGE else "medium"
-        groups = [*_groups_of(place), ("class", self._info.class_name(box.label)), ("size of object", bucket)]
+        box = judged.box
+        groups = [*_groups_of(place), ("class", self._info.class_name(box.label)), ("size of object", box.bucket)]
         for group in groups:
             count = self._groups[group]
             count.total += 1
@@ -221,8 +216,7 @@ class Tally:
         if judged.fate in {"same", "score"}:
             self._measure(judged)
         if judged.differs:
-            item: dict[str, Any] = {"fate": judged.fate, "place": str(place), "iou": round(judged.iou, 4)}
-            self._keep(box.score, item | {"expected": _box_of(judged.expected), "got": _box_of(judged.got)})
+            self._keep(box.score, {"place": str(place), **judged.to_dict()})
 
     def _measure(self, judged: Judged) -> None:
         assert judged.expected is not None
@@ -337,12 +331,6 @@ def _groups_of(place: Place) -> list[Group]:
 def _group_text(group: Group) -> str:
     kind, value = group
     return "over all" if kind == "all" else f"{kind} {value}"
-
-
-def _box_of(box: Any) -> dict[str, Any] | None:
-    if box is None:
-        return None
-    return {"xyxy": [round(v, 2) for v in box.xyxy], "score": round(box.score, 4), "class": box.label}
 
 
 def _box_text(box: dict[str, Any] | None) -> str:

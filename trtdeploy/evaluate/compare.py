@@ -13,12 +13,10 @@ import numpy as np
 
 from trtdeploy.core.engine_info import NmsInfo
 from trtdeploy.core.types import Detections
-from trtdeploy.engine.boxes import Box, Found, Judged, compare_boxes, decisive
+from trtdeploy.engine.boxes import SIZES, Found, Judged, compare_boxes, decisive
 from trtdeploy.engine.tolerance import Tolerance
 
 Verdict = Literal["agree", "differ", "inconclusive"]
-SIZES = ("small", "medium", "large")
-"""Areas below 32², up to 96², and above, in pixels of the image: the limits that COCO draws."""
 PERCENTILES = (0, 1, 5, 50)
 _MIN_BOXES, _MIN_IMAGES = 20, 2
 """Fewer boxes of A, or boxes on fewer images, prove nothing."""
@@ -250,21 +248,23 @@ class BoxComparison:
         )
 
     def _count(self, image: str, item: Judged, scale: float) -> None:
-        box = item.expected or item.got
-        assert box is not None  # one side has it
+        box = item.box
         label = self._names[box.label] if box.label < len(self._names) else f"class{box.label}"
         keys: tuple[tuple[str, str], ...] = (
-            ("all", ""), ("size of object", size_of(box)), ("class", label), ("image", image)
+            ("all", ""), ("size of object", box.bucket), ("class", label), ("image", image)
         )  # fmt: skip
+        shift = None
+        if item.deviation is not None and item.fate != "class":
+            left, top, right, bottom = (value / scale for value in item.deviation)
+            shift = left, top, right, bottom  # of thousands of images: one tuple, whatever the number of groups
         for key in keys:
             group = self._groups[key]
             group.fates[item.fate] += 1
             if item.fate == "borderline":
                 group.only_a += item.expected is not None
                 group.only_b += item.got is not None
-            elif item.deviation is not None and item.fate != "class":
-                left, top, right, bottom = (value / scale for value in item.deviation)
-                group.shifts.append((left, top, right, bottom))
+            elif shift is not None:
+                group.shifts.append(shift)
         if item.expected is not None and item.got is not None and item.fate != "class":
             self._ious.append(item.iou)
             self._scores.append(item.got.score - item.expected.score)
@@ -307,13 +307,6 @@ class BoxComparison:
         )
 
 
-def size_of(box: Box) -> str:
-    """Return whether an object is small, medium or large, as COCO draws the limits."""
-    left, top, right, bottom = box.xyxy
-    area = (right - left) * (bottom - top)
-    return SIZES[0] if area < 32**2 else SIZES[2] if area > 96**2 else SIZES[1]
-
-
 def weight_of(item: Judged) -> float:
     """Return how much one box differs."""
     if not item.differs:
@@ -347,10 +340,5 @@ def _row_of(row: Row) -> dict[str, Any]:
 
 
 def _judged_of(item: Judged) -> dict[str, Any]:
-    return {"fate": item.fate, "iou": round(item.iou, 4), "a": _box_of(item.expected), "b": _box_of(item.got)}
-
-
-def _box_of(box: Box | None) -> dict[str, Any] | None:
-    if box is None:
-        return None
-    return {"xyxy": [round(v, 2) for v in box.xyxy], "score": round(box.score, 4), "class": box.label}
+    found = item.to_dict()
+    return {"fate": found["fate"], "iou": found["iou"], "a": found["expected"], "b": found["got"]}

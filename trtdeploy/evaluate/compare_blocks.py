@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from trtdeploy.evaluate.compare_match import CARRIERS, FLOATS, Pair, computed_values, reads
+from trtdeploy.graph.blocks import block_paths, block_runs
 
 _SELECTING = frozenset({
     "ArgMax", "ArgMin", "Ceil", "Compress", "Floor", "Hardmax", "If", "Loop", "NonMaxSuppression", "NonZero", "Round",
@@ -16,7 +16,6 @@ _SELECTING = frozenset({
 })  # fmt: skip
 _COMPARING = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
 """Their results jump: where two values are nearly equal, rounding decides, and elements are then far apart."""
-_MIN_BLOCKS, _RUNS, _MAX_DEPTH = 8, 16, 4
 _SHOWN = 4
 
 
@@ -107,23 +106,19 @@ class Segments:
 def blocks_of(nodes: Sequence[ir.Node]) -> dict[ir.Node, str]:
     """Return the block of each node.
 
-    Exporters name nodes by the path of their module: `/model.4/cv1/conv/Conv`. The paths are cut at the first level
-    that gives 8 blocks or more; where none does, the nodes are cut into 16 runs. Nodes outside of modules are named by
-    the block before them.
+    Blocks are paths of modules, see `block_paths`, or 16 runs of nodes. Nodes outside of modules are named by the block
+    before them.
 
     Args:
         nodes: Nodes in the order of the graph.
     """
-    for depth in range(1, _MAX_DEPTH + 1):
-        names = ["/".join((node.name or "").strip("/").split("/")[:-1][:depth]) for node in nodes]
-        if len({name for name in names if name}) >= _MIN_BLOCKS:
-            return dict(zip(nodes, _filled(names), strict=True))
-    length = max(1, math.ceil(len(nodes) / _RUNS))
+    paths = block_paths([node.name or "" for node in nodes])
+    if paths is not None:
+        return dict(zip(nodes, _filled(paths), strict=True))
     found: dict[ir.Node, str] = {}
-    for start in range(0, len(nodes), length):
-        run = nodes[start : start + length]
-        label = f"{_name_of(run[0])} to {_name_of(run[-1])}"
-        found.update(dict.fromkeys(run, label))
+    for run in block_runs(len(nodes)):
+        label = f"{_name_of(nodes[run[0]])} to {_name_of(nodes[run[-1]])}"
+        found.update((nodes[index], label) for index in run)
     return found
 
 

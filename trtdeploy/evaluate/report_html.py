@@ -28,22 +28,24 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_WIDTH, _QUALITY = 960, 85
+_WIDTH, _QUALITY, _FAILURES = 960, 85, 40
 _STYLE = """
 :root { color-scheme: light; --a: #0072b2; --b: #d55e00; --line: #d8dde3; --soft: #f5f7f9; }
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c2430; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin: 0 0 .5rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
-.badge { display: inline-block; padding: .1rem .7rem; border-radius: 1rem; color: #fff; margin-left: .6rem; }
+.badge { display: inline-block; padding: .05rem .7rem; border-radius: 1rem; color: #fff; margin-left: .6rem;
+  font-size: 1.1rem; vertical-align: middle; }
 .agree { background: #00694b; } .differ { background: #a83a00; } .inconclusive { background: #6b5b00; }
 .a { color: var(--a); } .b { color: var(--b); } .a, .b { font-weight: 600; }
 .facts { display: flex; flex-wrap: wrap; gap: .6rem; margin: 1rem 0; }
 .facts div { background: var(--soft); border: 1px solid var(--line); border-radius: .4rem; padding: .4rem .8rem; }
 .facts b { display: block; font-size: 1.15rem; font-weight: 600; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
+table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; font-size: 14px; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
 th { background: var(--soft); cursor: pointer; vertical-align: bottom; }
-th:first-child, td:first-child, td.text { text-align: left; overflow-wrap: anywhere; }
+th:first-child, td:first-child, td.text { text-align: left; overflow-wrap: break-word; }
+th:first-child, td:first-child { min-width: 9rem; max-width: 24rem; }
 td.text { min-width: 16rem; } tr.wrong td { background: #fdeee6; }
 figure { margin: 1.2rem 0; } figure img { max-width: 100%; border: 1px solid var(--line); }
 figcaption { color: #4a5563; overflow-wrap: anywhere; } svg { width: 100%; height: auto; }
@@ -115,7 +117,9 @@ def _boxes(boxes: BoxReport) -> Iterable[str]:
     yield '<div class="facts">' + "".join(f"<div>{escaped(n)}<b>{escaped(v)}</b></div>" for n, v in facts) + "</div>"
     yield f"<p>{escaped(ROWS_NOTE)}.</p>"
     if boxes.failures:
-        yield "<ul>" + "".join(f"<li>{escaped(failure)}</li>" for failure in boxes.failures) + "</ul>"
+        more = len(boxes.failures) - _FAILURES
+        shown = [*boxes.failures[:_FAILURES], *([f"and {more} more, which --json lists"] if more > 0 else [])]
+        yield "<ul>" + "".join(f"<li>{escaped(failure)}</li>" for failure in shown) + "</ul>"
     for title, rows in (("Size of object (COCO)", (*boxes.sizes, total)), ("Class", boxes.classes)):
         cells = [row_cells(row) for row in rows]
         yield _table((title, *ROW_HEADERS[1:]), cells, [row.missing + row.relabelled > 0 for row in rows])

@@ -26,20 +26,21 @@ _DASH, _LINE = 9, 2
 _WHOLE = frozenset({"missing", "extra", "class"})
 """Fates of objects that only one side sees as what they are; drawn thicker than those that moved."""
 _MAX_LABELS = 24
+_TALLEST = 2
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def draw_difference(image: Image, judged: Sequence[Judged], class_names: Sequence[str], width: int) -> Image:
-    """Return the image, scaled to `width`, with the boxes of both sides.
+    """Return the image, scaled to `width` or to `_TALLEST` times that in height, with the boxes of both sides.
 
     Args:
         image: `[H, W, 3]` uint8 BGR; not changed.
         judged: What became of each box.
         class_names: Class names by index.
-        width: Width of the result in pixels; the lines and labels have the same size whatever the image's.
+        width: Most pixels across; the lines and labels have the same size whatever the image's.
     """
-    scale = width / image.shape[1]
-    size = (width, max(1, round(image.shape[0] * scale)))
+    scale = min(width / image.shape[1], _TALLEST * width / image.shape[0])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     canvas = np.ascontiguousarray(cv2.resize(image, size, interpolation=method), np.uint8)
     for item in judged:
@@ -57,8 +58,7 @@ def draw_difference(image: Image, judged: Sequence[Judged], class_names: Sequenc
             _dashed(canvas, *_corners(item.got, scale, canvas), line)
     taken: list[tuple[int, int, int, int]] = []
     for item in reversed(differing[-_MAX_LABELS:]):
-        box = item.expected or item.got
-        assert box is not None  # one side has it
+        box = item.box
         colour = A_COLOUR if item.expected is not None else B_COLOUR
         _label(canvas, _text(item, class_names), _corners(box, scale, canvas), colour, taken)
     return canvas
@@ -75,9 +75,7 @@ def _text(item: Judged, names: Sequence[str]) -> str:
         else:
             text = f"{_name(before, names)} moved, IoU {item.iou:.2f}"
     else:
-        box = before or after
-        assert box is not None  # one side has it
-        text = f"{item.fate} {_name(box, names)} {box.score:.2f}"
+        text = f"{item.fate} {_name(item.box, names)} {item.box.score:.2f}"
     return text.encode("ascii", "replace").decode()
 
 

@@ -115,7 +115,7 @@ def _grid(pictures: Sequence[Picture], class_names: Sequence[str]) -> list[Image
         canvas = _paper(max(image.shape[0] for image in drawn) + _LINE + _MARGIN)
         for column, (picture, image) in enumerate(zip(pair, drawn, strict=True)):
             x = _MARGIN + column * (width + _MARGIN)
-            canvas[_LINE : _LINE + image.shape[0], x : x + width] = image
+            canvas[_LINE : _LINE + image.shape[0], x : x + image.shape[1]] = image
             _write(canvas, textwrap.shorten(picture.caption, 84, placeholder=" ..."), x, _LINE - 8, _INK, 0.45)
         rows.append(canvas)
     return rows
