@@ -169,6 +169,15 @@ def test_only_the_call_with_a_large_inner_tensor_gets_a_function_of_its_own() ->
     assert casts == {"Scaled": 0, second: 3}  # a, f and the result of the quotient
 
 
+def test_a_call_that_is_named_is_no_call_without_ranges() -> None:
+    steps = [call("Scaled", "x one", "p"), call("Scaled", "p one", "y")]
+    graph = ir.from_proto(model(steps, [X], [Y], {"one": np.float32(1)}, functions=[scaled()]))
+    ranges = dict.fromkeys(tensors_to_measure(graph), 1.0)
+    found = ToFp16([graph.graph[0].name or ""], ranges=ranges).run(graph)
+    assert len(found.model.functions) == 2
+    assert found.report.refusals == ()
+
+
 def test_calls_inside_functions_are_told_apart() -> None:
     inner = [call("Scaled", "p one", "r"), call("Scaled", "r f", "s"), call("Scaled", "s one", "z")]
     outer = function("Outer", "p one f", "z", inner)

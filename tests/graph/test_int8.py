@@ -27,6 +27,7 @@ from int8_models import (
     scale_of,
     weights_of,
 )
+from onnx import TensorProto, helper
 
 from trtdeploy.core.errors import ModelError
 from trtdeploy.core.types import PassReport
@@ -74,6 +75,24 @@ def test_layers_are_int8_but_the_first_the_last_and_depthwise_ones(original: Mod
     assert found.changes[0].startswith("11 of 15 layers in INT8, ")
     assert "in higher precision: 2 (output of the head)" in found.changes
     assert not found.refusals
+
+
+def test_a_layer_behind_a_branch_is_not_the_first() -> None:
+    net = Net()
+    first, go = net.layer("x", "first", (3, 16)), net.constant("go", np.array(True))
+    branches = {
+        name: helper.make_graph(
+            [helper.make_node(operator, [first], [name], name=f"{name}_node")], name, [],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)],
+        )
+        for name, operator in (("then", "Relu"), ("else", "Identity"))
+    }  # fmt: skip
+    branch = net.node("If", [go], "if", then_branch=branches["then"], else_branch=branches["else"])
+    net.conv(net.layer(branch, "behind", (16, 16)), "last", (16, 8))
+    found = net.model({"x": [1, 3, 8, 8]}, {"last_out": [1, 8, 8, 8]})
+    assert reasons(report(found, dict.fromkeys(tensors_to_calibrate(found), 1.0))) == {
+        "first/conv": "first layer", "last": "output of the head",
+    }  # fmt: skip
 
 
 def test_activations_and_biases_are_not_quantised(quantised: Model) -> None:

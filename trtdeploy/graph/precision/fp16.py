@@ -94,14 +94,14 @@ class ToFp16:
         check_patterns(model, self._keep)
         model = model.clone()
         obstacle = raise_opset(model, MIN_BF16_OPSET) if self._target is BF16 else ""
+        unmeasured = "" if self._ranges is None else missing_ranges(model, self._ranges)
         give_own_functions(model, [node for node in model.graph if is_named(node, self._keep)])
         if _lacks_shapes(model):
             common.ShapeInferencePass()(model)  # the lengths of softmaxes, sums and outputs decide
         types = ElementTypes(model)
         measured: Unfit = set()
-        large, unmeasured = set[ir.Node](), ""
+        large: set[ir.Node] = set()
         if self._ranges is not None:
-            unmeasured = missing_ranges(model, self._ranges)
             ranges = separate_calls(model, types, self._ranges, self._target)
             types = ElementTypes(model)
             measured = unfit(model, types, ranges, self._target)

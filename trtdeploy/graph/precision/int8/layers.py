@@ -77,10 +77,11 @@ class Layers:
         return any(weight is not None and weight.size >= _MIN_WEIGHTS for weight in weights)
 
     def _learned_before(self, graph: ir.Graph) -> set[ir.Node]:
-        """Return the nodes that lie behind a learned layer."""
+        """Return the nodes that lie behind a learned layer; a branch of an If reads from outside without an input."""
         found: set[ir.Node] = set()
         for node in graph:
-            if any(above in found or self._is_learned(above) for above in producers(node.inputs)):
+            read = [*node.inputs, *(value for inner in nested_nodes(node) for value in inner.inputs)]
+            if any(above in found or self._is_learned(above) for above in producers(read)):
                 found.add(node)
         return found
 
