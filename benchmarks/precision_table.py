@@ -31,7 +31,7 @@ BOARDS = (("data", 120, 5_000_000), ("calib", 64, 6_000_000))
 """Name, images and seed of the drawn sets; neither overlaps with training."""
 HEADER = """# Accuracy and engines by precision
 
-Written by `make precision-table` (`benchmarks/precision_table.py`), with tensorrt-rtx {version}. mAP: COCO's, over the
+Written by `make precision-table TRAINED="work/yolov8n work/yolo12n"` (`benchmarks/precision_table.py`), with tensorrt-rtx {version}. mAP: COCO's, over the
 held-out images, of the graph that the GPU engine is built of, run by the backend `emulated` (each FP16 tensor rounded
 to half after every operator, products accumulated in FP32, INT8 in exact integers). Engine: what TensorRT-RTX's builder
 says on a CPU for sm86, batch 1, NMS and letterbox inside: size of the plan, kernels, launches, peak of activations at
