@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,6 +14,7 @@ from trtdeploy.api import BuildOptions
 from trtdeploy.api.draft import Draft
 from trtdeploy.api.gate import Gate, images_wanted
 from trtdeploy.api.gate_options import GateOptions, gate_images
+from trtdeploy.backends import onnx_engine
 from trtdeploy.backends.base import SessionOptions
 from trtdeploy.backends.onnxruntime import OnnxRuntimeBackend
 from trtdeploy.core.engine_info import EngineInfo, GateInfo
@@ -23,6 +24,16 @@ from trtdeploy.graph.load import load_model
 from trtdeploy.graph.shapes import parse_dynamic
 
 SIZES, BATCHES = "288:320:352", BatchRange(1, 2, 4)
+
+
+@pytest.fixture
+def tried_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save the seconds that children take to start; what they do is tested with the backends."""
+
+    def run(probe: Callable[..., None], path: str, metadata: str, **_options: object) -> None:
+        probe(lambda _step: None, path, metadata)
+
+    monkeypatch.setattr(onnx_engine, "run_in_child", run)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from spoiled_backend import SpoiledBackend
 
 from trtdeploy import api
 from trtdeploy.api import BuildOptions, BuildReport, GateOptions
-from trtdeploy.backends import onnx_engine, registry
+from trtdeploy.backends import registry
 from trtdeploy.cli.main import main
 from trtdeploy.core.engine_info import EngineInfo
 from trtdeploy.core.errors import BuildError, GateError
@@ -23,6 +23,7 @@ from trtdeploy.core.types import Precision
 from trtdeploy.engine.sniff import read_info
 from trtdeploy.graph.shapes import parse_imgsz
 
+pytestmark = pytest.mark.usefixtures("tried_in_this_process")
 NO_GPU = "There is no NVIDIA GPU here."
 
 
@@ -48,23 +49,14 @@ class FarDevice(SpoiledBackend):
         raise AssertionError("the engine cannot run here")
 
 
-@pytest.fixture(autouse=True)
-def tried_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Save the seconds that children take to start; what they do is tested with the backends."""
-
-    def run(probe: Callable[..., None], path: str, metadata: str, **_options: object) -> None:
-        probe(lambda _step: None, path, metadata)
-
-    monkeypatch.setattr(onnx_engine, "run_in_child", run)
-
-
 @pytest.fixture
 def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., BuildReport]:
     """Build a model at 256 pixels in FP16 for a GPU that is not here."""
 
     def run(backend: SpoiledBackend, model: Path, mode: Any = "emulated", **options: Any) -> BuildReport:
         monkeypatch.setitem(registry._MAKERS, "tensorrt-rtx", lambda: backend)
-        fields = {"sizes": parse_imgsz("256"), "backend": "tensorrt-rtx", "force": True, "precision": Precision.FP16}
+        fields = {"sizes": parse_imgsz("256"), "backend": "tensorrt-rtx", "precision": Precision.FP16}
+        fields |= {"force": True, "surgery": False}
         return api.build(
             model, tmp_path / "x.engine", BuildOptions(**{**fields, **options}, gate=GateOptions(mode=mode))
         )
@@ -148,7 +140,7 @@ def test_fp32_says_that_nothing_was_rounded_and_a_builder_that_refuses_leaves_no
 def test_engine_that_runs_here_is_gated_itself(
     build: Callable[..., BuildReport], demo_model: Path, tmp_path: Path
 ) -> None:
-    options = {"precision": Precision.FP32, "surgery": False}
+    options = {"precision": Precision.FP32}
     assert build(SpoiledBackend(), demo_model, **options).info.gate.verdict == "passed"
     with pytest.raises(GateError, match="the engine does not detect what its model detects"):
         build(SpoiledBackend(faults.swapped_classes), demo_model, **options)

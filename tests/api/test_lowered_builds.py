@@ -14,26 +14,16 @@ from trtdeploy import api
 from trtdeploy.api import BuildOptions, BuildReport, GateOptions, OptimizeOptions, lowering
 from trtdeploy.api.calibration import CalibrationOptions
 from trtdeploy.api.mixed_precision import MixedOptions
-from trtdeploy.backends import onnx_engine
 from trtdeploy.core.errors import GateError, ModelError, UsageError
 from trtdeploy.core.types import Precision
 from trtdeploy.graph.shapes import parse_imgsz
 from trtdeploy.quantize import Calibration
 from trtdeploy.scenes.circuit_boards import CircuitBoardScene
 
+pytestmark = pytest.mark.usefixtures("tried_in_this_process")
 SIZE = parse_imgsz("256")
 INT8, FP16 = Precision.INT8, Precision.FP16
 UNGATED = GateOptions(mode="off")
-
-
-@pytest.fixture(autouse=True)
-def tried_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Save the seconds that children take to start; what they do is tested with the backends."""
-
-    def run(probe: Callable[..., None], path: str, metadata: str, **_options: object) -> None:
-        probe(lambda _step: None, path, metadata)
-
-    monkeypatch.setattr(onnx_engine, "run_in_child", run)
 
 
 @pytest.fixture(scope="module")

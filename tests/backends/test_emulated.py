@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 from trtdeploy.backends import emulated, onnxruntime, openvino, registry
 from trtdeploy.backends.base import Availability, SessionOptions
 from trtdeploy.backends.trt_options import TensorRtOptions
+from trtdeploy.cli.main import main
 from trtdeploy.core.errors import EngineError, MissingDependencyError, UsageError
 from trtdeploy.core.types import Precision
 from trtdeploy.engine.sniff import EngineKind, read_info, sniff
@@ -124,19 +123,21 @@ def test_auto_never_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
         registry.choose()
 
 
-def test_command_line_builds_and_runs_it(tmp_path: Path) -> None:
+def test_command_line_builds_and_runs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
     def run(*args: object) -> Any:
-        command = [sys.executable, "-m", "trtdeploy", *map(str, args), "--json"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        assert main([*map(str, args), "--json"]) == 0, capsys.readouterr().err
+        return json.loads(capsys.readouterr().out)
 
     video = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 25, (160, 160))
     for shade in range(3):
         video.write(np.full((160, 160, 3), 60 * shade, np.uint8))
     video.release()
     with resources.as_file(resources.files("trtdeploy.demo_data") / "circuit_boards.onnx") as model:
-        options = ("--fp16", "--backend", "emulated", "--imgsz", "96", "--gate", "off")
+        options = ("--fp16", "--backend", "emulated", "--imgsz", "96", "--gate", "off", "--no-surgery")
         report = run("build", model, *options, "-o", "e.engine")
     assert report["info"]["backend"] == "emulated"
     assert report["info"]["precision"] == "fp16"

@@ -17,6 +17,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from trtdeploy.backends import onnx_engine
 from trtdeploy.cli.main import main
 
 CLASS_NAMES = ("red", "blue")
@@ -94,6 +95,16 @@ def cli_inside(
         return Done(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def tried_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save the seconds that children take to start; what they do is tested with the backends."""
+
+    def run(probe: Callable[..., None], path: str, metadata: str, **_options: object) -> None:
+        probe(lambda _step: None, path, metadata)
+
+    monkeypatch.setattr(onnx_engine, "run_in_child", run)
 
 
 @pytest.fixture

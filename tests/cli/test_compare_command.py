@@ -1,8 +1,9 @@
-"""`trtdeploy compare` as a process: engines and models that agree, that lost small objects, that compute otherwise."""
+"""`trtdeploy compare`: engines and models that agree, that lost small objects, that compute otherwise."""
 
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from importlib import resources
@@ -23,9 +24,11 @@ from simulated_device.plans import make_plan
 from trtdeploy import api
 from trtdeploy.core.types import Precision, Size, SizeRange
 from trtdeploy.engine.sniff import read_info
+from trtdeploy.engine.stamp import stamp
 from trtdeploy.engine.tolerance import Tolerance
 from trtdeploy.scenes.circuit_boards import CircuitBoardScene
 
+pytestmark = pytest.mark.usefixtures("tried_in_this_process")
 Cli = Callable[..., Any]
 SIDE, BOARDS = 320, 3
 
@@ -49,13 +52,7 @@ def boards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def engine(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo model with weights stored in FP16."""
-    options = api.BuildOptions(
-        precision=Precision.FP16,
-        sizes=SizeRange.fixed(Size(SIDE, SIDE)),
-        backend="onnxruntime",
-        gate=api.GateOptions(mode="off"),
-    )
-    return api.build(demo, tmp_path_factory.mktemp("engines") / "half.engine", options).path
+    return built(demo, tmp_path_factory.mktemp("engines") / "half.engine", precision=Precision.FP16)
 
 
 @pytest.fixture
@@ -66,6 +63,12 @@ def frames(tmp_path: Path) -> Path:
     for index in range(2):
         cv2.imwrite(str(folder / f"frame{index}.png"), draw_frame(index, (120, 160)))
     return folder
+
+
+def built(model: Path, target: Path, backend: str = "onnxruntime", **options: Any) -> Path:
+    """Build an engine at the size of the tests, ungated."""
+    fields = {"sizes": SizeRange.fixed(Size(SIDE, SIDE)), "gate": api.GateOptions(mode="off"), **options}
+    return api.build(model, target, api.BuildOptions(backend=backend, **fields)).path
 
 
 def changed(demo: Path, target: Path, suffix: str, change: Callable[[np.ndarray], np.ndarray], index: int) -> Path:
@@ -80,8 +83,8 @@ def changed(demo: Path, target: Path, suffix: str, change: Callable[[np.ndarray]
     return target
 
 
-def test_fp16_storage_agrees_with_its_model(cli: Cli, demo: Path, engine: Path, boards: Path) -> None:
-    done = cli("compare", demo, engine, "--images", boards, "--enforce", "--json")
+def test_fp16_storage_agrees_with_its_model(cli_inside: Cli, demo: Path, engine: Path, boards: Path) -> None:
+    done = cli_inside("compare", demo, engine, "--images", boards, "--enforce", "--json")
     assert done.code == 0, done.text
     document = done.json()
     assert document["verdict"] == "agree"
@@ -97,7 +100,8 @@ def test_small_objects_that_are_lost_are_told_by_size(
     cli_inside: Cli, demo: Path, engine: Path, boards: Path, tmp_path: Path
 ) -> None:
     """The scores of the finest level are lowered: what it finds are the small objects."""
-    pruned = changed(demo, tmp_path / "pruned.onnx", "/heads.0/score_out/Conv", lambda bias: bias - 6, 2)
+    model = changed(demo, tmp_path / "pruned.onnx", "/heads.0/score_out/Conv", lambda bias: bias - 6, 2)
+    pruned = built(model, tmp_path / "pruned.engine", surgery=False)
     done = cli_inside("compare", engine, pruned, "--images", boards, "--json")
     assert done.code == 0, "without --enforce a difference is no failure"
     document = done.json()
@@ -111,10 +115,10 @@ def test_small_objects_that_are_lost_are_told_by_size(
 
 
 def test_a_spoiled_weight_is_named_by_its_block(
-    cli: Cli, demo: Path, engine: Path, boards: Path, tmp_path: Path
+    cli_inside: Cli, demo: Path, engine: Path, boards: Path, tmp_path: Path
 ) -> None:
     spoiled = changed(demo, tmp_path / "spoiled.onnx", "/stage3/stage3.1/steps.0/second/conv/Conv", np.negative, 1)
-    done = cli(
+    done = cli_inside(
         *("compare", engine, spoiled, "--images", boards, "--tensors", "--limit", 2),
         *("--report", "out.html", "--enforce", "--json"),
     )
@@ -132,13 +136,7 @@ def test_emulated_fp16_of_the_graph_for_gpus_diverges_nowhere(
     cli_inside: Cli, demo: Path, engine: Path, boards: Path, tmp_path: Path
 ) -> None:
     """Its attention blocks are arranged otherwise than in A, with names that A gives to other tensors."""
-    options = api.BuildOptions(
-        precision=Precision.FP16,
-        sizes=SizeRange.fixed(Size(SIDE, SIDE)),
-        backend="emulated",
-        gate=api.GateOptions(mode="off"),
-    )
-    emulated = api.build(demo, tmp_path / "e.engine", options).path
+    emulated = built(demo, tmp_path / "e.engine", precision=Precision.FP16, backend="emulated")
     done = cli_inside(
         *("compare", engine, emulated, "--images", boards, "--tensors", "--enforce", "--limit", 2),
         *("--report", "out.png"),
@@ -149,11 +147,15 @@ def test_emulated_fp16_of_the_graph_for_gpus_diverges_nowhere(
     assert cv2.imread(str(tmp_path / "out.png")).shape[1] == 1320
 
 
-def test_int8_is_judged_by_the_limits_that_the_gate_has_for_it(cli_inside: Cli, assets: Path, frames: Path) -> None:
-    cli_inside("build", assets / "model.onnx", "-o", "q.engine", "--int8", "--calib", frames, "--backend", "emulated")
+def test_int8_is_judged_by_the_limits_that_the_gate_has_for_it(
+    cli_inside: Cli, assets: Path, frames: Path, tmp_path: Path
+) -> None:
+    engine = Path(shutil.copy(assets / "x.engine", tmp_path / "q.engine"))
+    stamp(engine, msgspec.structs.replace(read_info(engine), precision="int8"))
     for given, expected in ((), Precision.INT8), (("--tolerance", "fp16"), Precision.FP16):
         done = cli_inside("compare", assets / "x.engine", "q.engine", "--images", frames, "--json", *given)
-        assert done.json()["boxes"]["tolerance"] == dataclasses.asdict(Tolerance.of(expected)), done.text
+        assert done.code == 0, done.text
+        assert done.json()["boxes"]["tolerance"] == dataclasses.asdict(Tolerance.of(expected))
 
 
 def test_networks_of_different_sizes_are_compared_and_said(cli_inside: Cli, assets: Path, frames: Path) -> None:

@@ -130,7 +130,7 @@ _LABEL = st.builds(
 _FOUND = st.lists(st.tuples(_CORNERS, st.integers(0, 4), st.sampled_from([0.125, 0.25, 0.5, 0.75])), max_size=9)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.lists(_LABEL, max_size=6), _FOUND), min_size=1, max_size=4), st.integers(1, 6))
 def test_random_boxes_on_a_grid_give_pycocotools_figures(
     images: list[tuple[list[Label], list[tuple[tuple[float, ...], int, float]]]], max_det: int
