@@ -43,10 +43,10 @@ class ErrorSums:
             x, y = x[finite], y[finite]
         d = y - x
         self.max_abs = max(self.max_abs, float(np.abs(d).max(initial=0.0)))
-        self._aa += float(x @ x)
-        self._bb += float(y @ y)
-        self._ab += float(x @ y)
-        self._dd += float(d @ d)
+        self._aa += _dot(x, x)
+        self._bb += _dot(y, y)
+        self._ab += _dot(x, y)
+        self._dd += _dot(d, d)
 
     @property
     def rms(self) -> float:
@@ -260,6 +260,11 @@ def _block(name: str, tensors: Sequence[TensorError]) -> BlockError:
         diverges=bool(wrong),
         reason=f"{wrong[0].name}: {wrong[0].reason}" if wrong else "",
     )
+
+
+def _dot(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Return the inner product on this thread: BLAS would wake a pool for it that contends with ONNX Runtime's."""
+    return float(np.einsum("i,i->", x, y))
 
 
 def _sqnr_of(tensor: TensorError) -> float:
