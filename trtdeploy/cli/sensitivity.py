@@ -64,7 +64,9 @@ if TYPE_CHECKING:
 def command(
     screen: Screen, /, model: Path, data: Path | None, output: Path | None, trial_cache: Path | None, **values: Any
 ) -> None:
-    """Measure how sensitive each block of a network is to INT8: one by one in INT8, the others in FP32.
+    """Measure what INT8 does to each block of a network.
+
+    Each block is put into INT8 alone, the others in FP32.
 
     The first block of the table is the one to keep out of INT8 first: most damage for what INT8 brings there.
 
