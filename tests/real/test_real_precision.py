@@ -1,4 +1,7 @@
-"""FP16, INT8 and the search for what stays out of INT8 on a trained YOLOv12m with area attention and photographs."""
+"""FP16, INT8 and the search for what stays out of INT8 on a trained YOLOv12m with area attention and photographs.
+
+The figures of docs/int8.md are what these tests print: `python -m pytest tests/real/test_real_precision.py -rP`.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,12 @@ from real_photos import photo
 import trtdeploy
 from trtdeploy.api import BuildOptions, BuildReport, GateOptions
 from trtdeploy.api.calibration import CalibrationOptions
-from trtdeploy.api.compare import CompareOptions, CompareReport, compare
+from trtdeploy.api.compare import CompareOptions, compare
 from trtdeploy.api.evaluate import detect_all
 from trtdeploy.api.mixed_precision import MixedOptions, SearchOptions
 from trtdeploy.backends.trt_options import TensorRtOptions
 from trtdeploy.core.types import BatchRange, Detections, Precision, Size, SizeRange
+from trtdeploy.evaluate.compare import BoxReport
 from trtdeploy.graph.head import NmsOptions
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
@@ -85,8 +89,12 @@ def options_of(size: Size = SIZE, conf: float = CONF, **options: Any) -> BuildOp
     )  # fmt: skip
 
 
-def compared(built: Built, name: str, photographs: Path) -> CompareReport:
-    return compare(built("FP32").path, built(name).path, CompareOptions(images=photographs))
+def compared(built: Built, name: str, photographs: Path) -> BoxReport:
+    report = compare(built("FP32").path, built(name).path, CompareOptions(images=photographs))
+    assert report.boxes is not None
+    boxes = report.boxes
+    print(name, boxes.verdict, boxes.total, "IoU", boxes.iou, "score", boxes.score_difference)
+    return boxes
 
 
 def details_of(report: BuildReport, name: str) -> dict[str, Any]:
@@ -97,8 +105,7 @@ def details_of(report: BuildReport, name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["FP16", "FP16 with measured ranges"])
 def test_every_box_of_fp32_is_found_in_fp16(name: str, built: Built, photographs: Path) -> None:
-    boxes = compared(built, name, photographs).boxes
-    assert boxes is not None
+    boxes = compared(built, name, photographs)
     assert boxes.verdict == "agree", boxes.failures
     assert boxes.total.found == boxes.total.boxes >= 40
     assert boxes.total.new_at_threshold + boxes.total.lost_at_threshold <= 2
@@ -116,14 +123,13 @@ def test_only_boxes_and_their_selection_stay_in_fp32(name: str, built: Built) ->
 
 
 def test_int8_loses_no_clear_box(built: Built, photographs: Path) -> None:
-    report = compared(built, "INT8", photographs)
-    assert report.boxes is not None
-    assert report.boxes.verdict == "agree", report.boxes.failures
-    total = report.boxes.total
+    boxes = compared(built, "INT8", photographs)
+    assert boxes.verdict == "agree", boxes.failures
+    total = boxes.total
     assert (total.missing, total.relabelled) == (0, 0)
     assert total.boxes >= 30
     # INT8 is in it: it moves scores by more than FP16 does.
-    assert report.boxes.score_difference["50"] > 0.002
+    assert boxes.score_difference["50"] > 0.002
 
 
 def test_int8_keeps_area_attention_out_and_takes_the_rest(built: Built) -> None:
@@ -153,6 +159,10 @@ def test_nvidias_builder_takes_fp16_and_int8_and_fuses_the_attention_of_both(bui
     fp16, int8 = (built(f"{precision} by NVIDIA's builder").info.plan for precision in ("FP16", "INT8"))
     assert fp16 is not None
     assert int8 is not None
+    for plan, precision in ((fp16, "FP16"), (int8, "INT8")):
+        size = built(f"{precision} by NVIDIA's builder").path.stat().st_size
+        print(precision, f"{plan.kernels} kernels, {plan.launches} launches, {plan.mha} fused attention,", end=" ")
+        print(", ".join(f"{b / 2**20:.1f} MiB" for b in (plan.activation_bytes, plan.weights_bytes, size)))
     assert fp16.mha == int8.mha == AREA_ATTENTION
     assert fp16.launches < int8.launches < 1.5 * fp16.launches
     assert int8.weights_bytes < 0.75 * fp16.weights_bytes
@@ -172,6 +182,7 @@ def test_a_search_without_labels_saves_an_int8_that_loses_most_boxes(
     report = trtdeploy.build(trained, tmp_path / "mixed.engine", options)
     plan = report.mixed
     assert plan is not None
+    print("\n".join([*plan.lines(), *plan.log]))
     assert plan.outcome == "mixed"
     assert plan.int8.value < 0.5
     assert plan.drop <= LIMIT
