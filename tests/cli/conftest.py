@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +13,13 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from cli_support import CLASS_NAMES, Done, draw_frame
 from onnx import TensorProto, helper, numpy_helper
 
 from trtdeploy.backends import onnx_engine
 from trtdeploy.cli.main import main
 
-CLASS_NAMES = ("red", "blue")
 TIMEOUT_S = 120
-
-
-@dataclass
-class Done:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def text(self) -> str:
-        return self.out + self.err
-
-    def json(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(self.out)
-        return document
-
-    def failed(self, code: int, *words: str) -> None:
-        """Check a failure: its exit code, the key words of its message, and that it is a message and no traceback."""
-        assert self.code == code, self.text
-        assert "Traceback" not in self.text
-        assert "Unexpected" not in self.text
-        for word in words:
-            assert word in self.text, f"'{word}' is not in: {self.text}"
 
 
 def _environment() -> dict[str, str]:
@@ -237,12 +210,3 @@ def write_video(
         writer.write(draw_frame(index, size, color))
     writer.release()
     return path
-
-
-def draw_frame(index: int, size: tuple[int, int], color: tuple[int, int, int] = (0, 0, 255)) -> np.ndarray:
-    """Draw one frame of `write_video`."""
-    height, width = size
-    image = np.full((height, width, 3), 90, np.uint8)
-    left, side = (4 * index) % (width // 2), min(height, width) // 2
-    cv2.rectangle(image, (left, height // 4), (left + side, height // 4 + side), color, -1)
-    return image

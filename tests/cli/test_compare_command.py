@@ -18,7 +18,7 @@ import onnx_ir as ir
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from conftest import draw_frame
+from cli_support import draw_frame
 from simulated_device.plans import make_plan
 
 from trtdeploy import api

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from conftest import CLASS_NAMES, Done, draw_frame
+from cli_support import CLASS_NAMES, Done, draw_frame
 from onnx import helper, numpy_helper
 
 from trtdeploy.evaluate.datasets import coco

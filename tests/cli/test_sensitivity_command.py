@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cv2
 import pytest
-from conftest import Done
+from cli_support import Done
 
 from trtdeploy.evaluate.datasets import coco
 from trtdeploy.evaluate.datasets.boards import CLASS_NAMES, draw_boards

@@ -16,7 +16,7 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
-from conftest import CLASS_NAMES, Done
+from cli_support import CLASS_NAMES, Done
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
