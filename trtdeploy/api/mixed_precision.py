@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from trtdeploy.api.trial_options import TrialOptions
 from trtdeploy.core.errors import GateError, UsageError
 from trtdeploy.quantize.search import MIN_BUDGET, Candidate, search
 from trtdeploy.quantize.trials import Score, TrialFile, Trials
@@ -21,22 +22,17 @@ if TYPE_CHECKING:
     from trtdeploy.evaluate.datasets import LabelledImages
     from trtdeploy.quantize import Calibration
 
-DEFAULT_DROP = 0.005
 DEFAULT_BUDGET = 24
 _SURE = 2.0
 """Standard errors that a drop must be away from the limit to be on its side of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions:
+class SearchOptions(TrialOptions):
     """How to search.
 
     Attributes:
-        max_drop: Largest drop of the score: of mAP50-95 where there are labels, else of the agreement with FP32.
         budget: How often the network is evaluated on all images at most.
-        images: Calibration images on which each block's damage to the outputs is measured.
-        draws: Bootstrap draws of the images, for standard errors.
-        cache: File in which scores are kept, so that an interrupted search goes on; None keeps nothing.
         builder: Whether to ask TensorRT-RTX's builder where INT8 pays, and to keep INT8 from where it does not; None
             asks it for engines for a GPU, where it is installed.
 
@@ -44,20 +40,15 @@ class SearchOptions:
         UsageError: A number is out of range.
     """
 
-    max_drop: float = DEFAULT_DROP
+    what = "A search"
+
     budget: int = DEFAULT_BUDGET
-    images: int = 8
-    draws: int = 200
-    cache: Path | None = None
     builder: bool | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_drop < 1:
-            raise UsageError(f"--max-map-drop {self.max_drop:g} is out of range. Expected 0 to 1, such as 0.005.")
+        TrialOptions.__post_init__(self)
         if self.budget < MIN_BUDGET:
             raise UsageError(f"--trials {self.budget}: a search needs {MIN_BUDGET} evaluations or more, such as 24.")
-        if self.images < 1 or self.draws < 2:
-            raise UsageError(f"A search needs an image and two draws, got {self.images} and {self.draws}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtdeploy.api.trial_network import TrialNetwork
-from trtdeploy.core.errors import UsageError
+from trtdeploy.api.trial_options import TrialOptions
 from trtdeploy.quantize.search import Candidate
 from trtdeploy.quantize.sensitivity import Noise, Sensitivity, advise, damages, finite, worst_first
 from trtdeploy.quantize.trials import Score, TrialFile, Trials
@@ -24,31 +24,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SensitivityOptions:
-    """How sensitivity is measured.
+class SensitivityOptions(TrialOptions):
+    """How sensitivity is measured; `max_drop` decides what is advised.
 
     Attributes:
-        images: Calibration images on which outputs are compared.
-        max_drop: Drop of the score that is accepted for the whole network; decides what is advised.
-        draws: Bootstrap draws of the images, for standard errors.
-        cache: File in which scores are kept, so that an interrupted run goes on; None keeps nothing.
         builder: Whether to ask TensorRT-RTX's builder; None asks it where it is installed.
-
-    Raises:
-        UsageError: A number is out of range.
     """
 
-    images: int = 8
-    max_drop: float = 0.005
-    draws: int = 200
-    cache: Path | None = None
-    builder: bool | None = False
+    what = "Sensitivity"
 
-    def __post_init__(self) -> None:
-        if self.images < 1 or self.draws < 2:
-            raise UsageError(f"Sensitivity needs an image and two draws, got {self.images} and {self.draws}.")
-        if not 0 <= self.max_drop < 1:
-            raise UsageError(f"--max-map-drop {self.max_drop:g} is out of range. Expected 0 to 1, such as 0.005.")
+    builder: bool | None = False
 
 
 @dataclass(frozen=True, kw_only=True)
